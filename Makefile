@@ -1,0 +1,48 @@
+# make book | test | lab | serve | clean | format; see README.md.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+LAB_OPTIONS ?=
+
+.PHONY: book test lab serve clean format models
+book: models
+	$(BIN)/python tools/book.py
+
+test: models
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/python -m pytest -m "not site"
+	$(BIN)/python tools/book.py
+	$(BIN)/python -m pytest -m site
+
+lab: models
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB_OPTIONS)
+
+serve: book
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/notebooks.py
+
+clean:
+	rm -rf .venv _build
+
+models: .venv/ready
+	$(BIN)/python -m course_utils fetch --chapters
+
+# The environment. It is made again from nothing when the requirements change.
+.venv/ready: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or run 'make PYTHON=/path/to/python3'."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version); the course needs Python 3.11 or newer. Run 'make PYTHON=python3.12', for example."; exit 1; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@

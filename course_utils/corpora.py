@@ -1,0 +1,122 @@
+"""Texts, the characters as tokens, splits, and batches to train on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_utils import assets
+
+
+def load_text(name: str = "shakespeare") -> str:
+    """Return a corpus by name.
+
+    "shakespeare" comes with the course: ten plays, 1.1 million characters. "tiny-shakespeare" is
+    the file that many small models are measured on; it is fetched from the web.
+
+    Raises:
+        KeyError: there is no asset of that name.
+        course_utils.assets.AssetError: the text cannot be had here; the message says why.
+        ValueError: the asset is not a text.
+    """
+    folder = assets.get(name)
+    files = [file.name for file in assets.manifest()[name].files]
+    if len(files) != 1 or not files[0].endswith(".txt"):
+        raise ValueError(f"{name!r} is not a text; its files are {', '.join(files)}.")
+    return (folder / files[0]).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """Each character is a token; its id is its place in ``characters``."""
+
+    characters: str
+
+    @classmethod
+    def from_text(cls, text: str) -> "CharTokenizer":
+        """Return the tokenizer whose vocabulary is the characters of ``text``, sorted."""
+        if not text:
+            raise ValueError("the text is empty: there are no characters to make a vocabulary of.")
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of different characters ``V``."""
+        return len(self.characters)
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id for each character.
+
+        Raises:
+            ValueError: a character is not in the vocabulary; it is named with its place.
+        """
+        id_of = {character: number for number, character in enumerate(self.characters)}
+        try:
+            return [id_of[character] for character in text]
+        except KeyError as error:
+            unknown = error.args[0]
+            raise ValueError(
+                f"the character {unknown!r} (place {text.index(unknown)}) is not in the vocabulary "
+                f"of {self.vocab_size} characters: {self.characters!r}. "
+                "Replace it, or build the tokenizer from a text that has it."
+            ) from None
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        """Return the text of a list or a 1-D tensor of ids.
+
+        Raises:
+            ValueError: an id is outside the vocabulary, or the tensor has more dimensions.
+        """
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if any(isinstance(number, list) for number in ids):
+            raise ValueError("ids has a batch dimension; decode one sequence: decode(ids[0]).")
+        for number in ids:
+            if not 0 <= number < self.vocab_size:
+                raise ValueError(
+                    f"id {number} is outside the vocabulary: 0 to {self.vocab_size - 1}."
+                )
+        return "".join(self.characters[number] for number in ids)
+
+
+def split(ids: Tensor, train_share: float = 0.9) -> tuple[Tensor, Tensor]:
+    """Return the first ``train_share`` of ``ids`` to train on and the rest to validate on.
+
+    The cut is in one place and nothing is shuffled, so that no validation text stands next to
+    training text.
+
+    Raises:
+        ValueError: ``ids`` is empty, or a part would be.
+    """
+    n_train = int(train_share * len(ids))
+    if not 0 < n_train < len(ids):
+        raise ValueError(
+            f"{len(ids)} ids cannot be split at {train_share:.0%}: one part would be empty."
+        )
+    return ids[:n_train], ids[n_train:]
+
+
+def get_batch(
+    ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``(x, y)``, both ``(B, T)``: windows from random places, and what follows each token.
+
+    ``y`` is ``x`` one token later: ``y[b, t]`` is the token after ``x[b, t]``.
+
+    Args:
+        ids: ``(N,)``, the corpus.
+        batch_size: windows ``B``.
+        block_size: tokens of each window ``T``.
+        generator: where the random places come from; torch's global one by default.
+
+    Raises:
+        ValueError: the corpus is empty or too short for one window and the token after it.
+    """
+    if len(ids) < block_size + 1:
+        raise ValueError(
+            f"the corpus has {len(ids)} tokens; a window of block_size={block_size} and the token "
+            f"after it need {block_size + 1}."
+        )
+    starts = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
+    windows = ids[starts + torch.arange(block_size + 1)]  # (B, T + 1)
+    return windows[:, :-1], windows[:, 1:]

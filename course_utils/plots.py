@@ -1,0 +1,135 @@
+"""Figures, tables and computed sentences that work in JupyterLab, in Colab and in the built book.
+
+The book is read without a network and in a dark theme, so a figure is put on the page by
+:func:`show`, which adds a text alternative and keeps third-party addresses out.
+"""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from IPython.display import HTML, Markdown, display
+
+#: Okabe and Ito's eight colours, which stay apart for colour-blind readers.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#F0E442",
+)
+
+
+def in_book() -> bool:
+    """Return True while a notebook runs for the built book, which brings its own JavaScript."""
+    return os.environ.get("COURSE_BOOK") == "1"
+
+
+def use_course_style() -> None:
+    """Set matplotlib's defaults for the course: colour-blind safe colours, readable sizes."""
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": 12,
+            "axes.titleweight": "bold",
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 120,
+            "figure.figsize": (7.0, 3.6),
+            "font.size": 10,
+            "image.cmap": "viridis",
+            "legend.frameon": False,
+        }
+    )
+
+
+def show(figure: Any, alt: str) -> None:
+    """Display a matplotlib or plotly figure with a text alternative.
+
+    Args:
+        figure: a ``matplotlib.figure.Figure`` or a ``plotly.graph_objects.Figure``.
+        alt: one or two sentences that tell a reader who cannot see the figure what it shows.
+
+    Raises:
+        TypeError: ``figure`` is neither of the two.
+        ValueError: ``alt`` is empty.
+    """
+    if not alt.strip():
+        raise ValueError("alt is empty: describe in a sentence what the figure shows.")
+    if isinstance(figure, plt.Figure):
+        display(HTML(_image(figure, alt)))
+    elif hasattr(figure, "to_plotly_json"):
+        _show_plotly(figure, alt)
+    else:
+        raise TypeError(
+            f"show() got a {type(figure).__name__}; it expects a matplotlib or plotly figure. "
+            "With pyplot, pass the figure of `fig, ax = plt.subplots()`."
+        )
+
+
+def _image(figure: plt.Figure, alt: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    width = round(figure.get_figwidth() * 100)
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img class="course-figure" alt="{html.escape(alt)}" '
+        f'style="width:{width}px;max-width:100%" src="data:image/png;base64,{data}">'
+    )
+
+
+def _show_plotly(figure: Any, alt: str) -> None:
+    if not in_book():
+        display(figure)
+        return
+    # `_static/course.js` draws the figure with the book's own copy of plotly.js, in the
+    # colours of the reader's theme. "</" is escaped so that no label can end the script.
+    data = figure.to_json().replace("</", "<\\/")
+    height = figure.layout.height or 450
+    display(
+        HTML(
+            f'<div class="course-plotly" role="img" aria-label="{html.escape(alt)}" '
+            f'style="min-height:{height}px">'
+            f'<script type="application/json">{data}</script></div>'
+        )
+    )
+
+
+def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
+    """Display rows as a table; the keys of the first row are the column heads.
+
+    Values are shown with ``str`` and escaped, so a token such as ``</script>`` is shown, not run.
+    Format numbers before you pass them. Text that holds its own markup is not supported.
+    """
+    columns = list(rows[0])
+
+    def cell(value: Any) -> str:
+        numeric = isinstance(value, int | float)
+        style = ' style="text-align:right"' if numeric else ""
+        return f"<td{style}>{html.escape(str(value))}</td>"
+
+    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
+    body = "".join(
+        "<tr>" + "".join(cell(row[column]) for column in columns) + "</tr>" for row in rows
+    )
+    display(
+        HTML(
+            '<div class="course-table" style="overflow-x:auto"><table>'
+            f"<caption>{html.escape(caption)}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+    )
+
+
+def say(text: str) -> None:
+    """Display a computed sentence as Markdown: numbers in the prose come from the run itself."""
+    display(Markdown(text))

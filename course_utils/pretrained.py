@@ -1,0 +1,281 @@
+"""Real models, tokenizers and word vectors by a short name, each with a card.
+
+The card says what was loaded, from where, its size and licence, and, where it stands in for
+another model that could not be had, that it does and what differs.
+"""
+
+import html
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from course_utils import assets
+
+logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
+
+#: The models that :func:`load` knows.
+MODELS = ("gpt2", "distilgpt2", "bert", "smollm2")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What was loaded. As the last line of a cell it shows itself as a small table."""
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    homepage: str
+    n_parameters: int
+    n_bytes: int
+    stands_in_for: str | None = None
+    differs: str = ""
+    reason: str = ""
+
+    def rows(self) -> dict[str, str]:
+        """Return the card as label and text, in the order to read."""
+        rows = {
+            "Loaded": self.title,
+            "From": self.source,
+            "Size": f"{self.n_parameters:,} parameters, {self.n_bytes / 1e6:.0f} MB on disk",
+            "Licence": self.licence,
+        }
+        if self.stands_in_for:
+            rows["Stands in for"] = f"{self.stands_in_for}, which could not be had ({self.reason})"
+            rows["What differs"] = self.differs
+        return rows
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{label}: {text}" for label, text in self.rows().items())
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        link = f'<a href="{html.escape(self.homepage)}">{html.escape(rows.pop("Loaded"))}</a>'
+        cells = [("Loaded", link), *((label, html.escape(text)) for label, text in rows.items())]
+        body = "".join(
+            f'<tr><th scope="row">{label}</th><td style="text-align:left">{text}</td></tr>'
+            for label, text in cells
+        )
+        kind = "stand-in" if self.stands_in_for else "original"
+        return f'<table class="course-card course-card-{kind}">{body}</table>'
+
+
+class Pretrained(NamedTuple):
+    """A loaded model with its tokenizer and its card."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    card: Card
+
+
+def load(
+    name: str,
+    *,
+    attn_implementation: str = "sdpa",
+    device: torch.device | str = "cpu",
+) -> Pretrained:
+    """Return ``(model, tokenizer, card)`` of a pretrained model, in float32 and in eval mode.
+
+    Args:
+        name: ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2``.
+        attn_implementation: ``"eager"`` to get the attention weights with
+            ``output_attentions=True``; ``"sdpa"``, the default, is faster and gives none.
+        device: where the weights go.
+
+    Raises:
+        KeyError: no model has this name.
+        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+    """
+    if name not in MODELS:
+        raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
+    found, reason = resolve(name)
+    folder = folder_of(found)
+    is_encoder = name == "bert"
+    model = (AutoModel if is_encoder else AutoModelForCausalLM).from_pretrained(
+        folder,
+        # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
+        config=BertConfig() if found == "bert" else AutoConfig.from_pretrained(folder),
+        dtype=torch.float32,
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    model.to(device).eval()
+    return Pretrained(model, _tokenizer(name, folder), _card(name, found, reason, model))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2`` without a model.
+
+    GPT-2's and BERT's are the exact originals, whichever model can be had.
+    """
+    if name not in MODELS:
+        raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
+    if name != "smollm2":
+        return _tokenizer(name, Path())
+    found, _ = resolve(name)
+    return _tokenizer(name, folder_of(found))
+
+
+def folder_of(asset: str) -> Path:
+    """Return the folder to load an asset from; fetch it, and expand 4-bit weights, if need be."""
+    return _expanded(asset) if asset == "smollm2-q4" else assets.get(asset)
+
+
+def load_glove():
+    """Return GloVe's 400,000 word vectors of 50 dimensions as gensim ``KeyedVectors``.
+
+    Raises:
+        ModuleNotFoundError: gensim is not installed; it has no wheel for Python 3.14 and newer.
+        AssetError: the vectors cannot be had.
+    """
+    import numpy as np
+    import pyarrow.parquet as parquet
+    from gensim.models import KeyedVectors
+
+    folder = assets.get("glove")
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False)
+    words = parquet.read_table(folder / "index.parquet").to_pydict()
+    keyed = KeyedVectors(vectors.shape[1], count=0)
+    keyed.add_vectors(_in_order(words, len(vectors)), vectors)
+    return keyed
+
+
+def _in_order(columns: dict[str, list], n: int) -> list[str]:
+    """Return the words of the index by row number, whatever the order of its columns."""
+    (words,) = [values for values in columns.values() if isinstance(values[0], str)]
+    numbers = [values for values in columns.values() if isinstance(values[0], int)]
+    if not numbers:
+        return words
+    ordered = [""] * n
+    for word, row in zip(words, numbers[0], strict=True):
+        ordered[row] = word
+    return ordered
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
+    stand_in = assets.manifest()[name].stand_in
+    try:
+        assets.get(name)
+        return name, ""
+    except assets.AssetError as error:
+        if stand_in is None:
+            raise
+        assets.get(stand_in)  # raises when the stand-in cannot be had either
+        return stand_in, _why(error)
+
+
+def _why(error: assets.AssetError) -> str:
+    """Return the first reason of an AssetError, for the card."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    return reasons[-1] if reasons else str(error).splitlines()[0]
+
+
+def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    if name == "smollm2":
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if name == "bert":
+        vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
+        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
+    files = assets.get("gpt2-tokenizer")
+    return GPT2Tokenizer(
+        vocab=str(files / "vocab.json"), merges=str(files / "merges.txt"), model_max_length=1024
+    )
+
+
+def _card(name: str, found: str, reason: str, model: PreTrainedModel) -> Card:
+    asset = assets.manifest()[found]
+    return Card(
+        name=found,
+        title=asset.title,
+        source=assets.origin(found),
+        licence=asset.licence,
+        homepage=asset.homepage,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_bytes=asset.size,
+        stands_in_for=assets.manifest()[name].title if found != name else None,
+        differs=asset.differs,
+        reason=reason,
+    )
+
+
+def _expanded(name: str) -> Path:
+    """Return a folder with the GGUF file of asset ``name`` as ordinary float32 safetensors.
+
+    Expanding the 4-bit weights takes a while, so the result is kept beside the file, with a
+    checksum that is verified on each use.
+    """
+    (file,) = assets.manifest()[name].files
+    source = assets.get(name)
+    subfolder = Path(name) / f"float32-{file.sha256[:12]}"
+    for folder, _ in assets.local_folders():
+        if _is_complete(folder / subfolder):
+            return folder / subfolder
+    target = assets.cache_folder() / subfolder
+    try:
+        _expand(source, file.name, target)
+    except OSError as error:
+        raise assets.explain(error, assets.manifest()[name]) from error
+    return target
+
+
+def _expand(source: Path, gguf_file: str, target: Path) -> None:
+    config = AutoConfig.from_pretrained(source, gguf_file=gguf_file)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=gguf_file, config=config, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    try:
+        _save(model, tokenizer, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    except OSError:
+        if not _is_complete(target):  # another process may have been faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    digest = assets.sha256(folder / "model.safetensors")
+    (folder / "checksum.json").write_text(json.dumps({"model.safetensors": digest}))
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
+        path = folder / "model.safetensors"
+        return assets.sha256(path, path.stat().st_mtime_ns) == digest
+    except (OSError, ValueError, KeyError):
+        return False

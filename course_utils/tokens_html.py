@@ -1,0 +1,304 @@
+"""Tokens one can see: a coloured view, a slider over merges, a summary of a tokenizer.
+
+Everything shown is escaped, so a token such as ``</script>`` is shown and not run. A token is
+told apart by its frame as well as its colour, brings its own dark text on a light ground, so that
+it reads the same in a light and in a dark theme, and is spoken as "space, fox; id 21831" by a
+screen reader.
+"""
+
+import html
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.display import HTML, display
+
+from course_utils.bpe import BPETokenizer, from_symbols
+
+Piece = str | bytes
+
+#: The marks that stand for white space, and how they are spoken.
+MARKS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+_SPOKEN = {" ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return"}
+
+_STYLE = """<style>
+.course-tokens{margin:.5em 0;max-width:100%}
+.course-tokens figcaption{margin:0 0 .3em}
+.course-tokens ol{display:flex;flex-wrap:wrap;gap:3px;list-style:none;margin:0!important;
+ padding:0!important}
+.course-tokens ol[hidden]{display:none}
+.course-tokens li{background:#dbe9f6;color:#111;border:1px solid #5b6b7a;border-radius:3px;
+ font:14px/1.5 ui-monospace,Menlo,Consolas,monospace;margin:0;max-width:100%;padding:0 3px;
+ position:relative;text-align:center;unicode-bidi:isolate;box-sizing:border-box}
+.course-tokens li.t1{background:#fbe3d0}.course-tokens li.t2{background:#d8efe4}
+.course-tokens li.t3{background:#f5e0ee}.course-tokens li.t4{background:#fbf3c4}
+.course-tokens li.br{background:none;border:0;flex-basis:100%;height:0;padding:0}
+.course-tokens b{font-weight:400;overflow-wrap:anywhere;white-space:pre-wrap}
+.course-tokens small{color:#333;display:block;font-size:11px;line-height:1.2}
+.course-tokens .spoken{clip-path:inset(50%);height:1px;overflow:hidden;position:absolute;
+ white-space:nowrap;width:1px}
+.course-tokens table{color:inherit;width:100%}
+.course-tokens td,.course-tokens th{overflow-wrap:anywhere;text-align:left!important;
+ vertical-align:top;
+ white-space:normal}
+.course-tokens th{overflow-wrap:normal;width:7.5em}
+.course-tokens input{accent-color:#0072b2;max-width:100%;vertical-align:middle;width:22em}
+</style>"""
+
+
+def show_tokens(
+    tokenizer: Any, text: str, *, show_ids: bool = False, caption: str | None = None
+) -> None:
+    """Display the tokens of ``text``, each in its own frame; hover to see its id.
+
+    Args:
+        tokenizer: a :class:`~course_utils.bpe.BPETokenizer` or a transformers tokenizer.
+        text: the text to split.
+        show_ids: write the id below each token.
+        caption: the line above; by default the number of tokens and characters.
+    """
+    ids, pieces = tokens_of(tokenizer, text)
+    if caption is None:
+        caption = f"{_count(len(ids), 'token')} for {_count(len(text), 'character')}"
+    show_pieces(pieces, ids, show_ids=show_ids, caption=caption)
+
+
+def show_pieces(
+    pieces: Sequence[Piece],
+    ids: Sequence[int] | None = None,
+    *,
+    show_ids: bool = False,
+    caption: str | None = None,
+) -> None:
+    """Display ready-made pieces of text (``str`` or ``bytes``) as :func:`show_tokens` does.
+
+    Args:
+        pieces: the pieces, in order.
+        ids: one id for each piece.
+        show_ids: write the id below each piece.
+        caption: the line above; by default the number of pieces.
+
+    Raises:
+        ValueError: there are not as many ids as pieces.
+    """
+    if ids is not None and len(ids) != len(pieces):
+        raise ValueError(f"{len(pieces)} pieces but {len(ids)} ids; each piece needs one id.")
+    caption = _count(len(pieces), "piece") if caption is None else caption
+    display(HTML(_figure(caption, _list(pieces, ids, show_ids))))
+
+
+def show_merges(tokenizer: BPETokenizer, text: str, merge_counts: Iterable[int]) -> None:
+    """Display ``text`` with a slider that moves through the number of merges applied.
+
+    Args:
+        tokenizer: its first merges are applied, as many as the slider says.
+        text: a sentence; every position of the slider holds a copy of it.
+        merge_counts: the positions of the slider, in rising order.
+
+    Raises:
+        ValueError: a position is below zero or above the number of merges.
+    """
+    positions = list(merge_counts)
+    if not positions or min(positions) < 0 or max(positions) > len(tokenizer.merges):
+        raise ValueError(
+            f"merge_counts={positions} must name at least one number of merges, "
+            f"from 0 to {len(tokenizer.merges)}."
+        )
+    labels, lists = [], []
+    for merges in positions:
+        ids, pieces = tokens_of(BPETokenizer(tokenizer.merges[:merges]), text)
+        labels.append(f"{_count(merges, 'merge')}: {_count(len(ids), 'token')}")
+        lists.append(_list(pieces, ids, label=labels[-1], hidden=merges != positions[-1]))
+    last = len(positions) - 1
+    # The handler stands in the element itself: it needs no script, no id and no library, and works
+    # wherever the output is shown. Without JavaScript the last position stays in view.
+    move = (
+        "const f=this.closest('figure'),l=f.querySelectorAll('ol'),v=+this.value;"
+        "l.forEach((e,i)=>{e.hidden=i!==v});const t=l[v].getAttribute('aria-label');"
+        "f.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)"
+    )
+    slider = (
+        f'<label>Merges applied <input type="range" min="0" max="{last}" value="{last}" step="1" '
+        f'aria-valuetext="{labels[-1]}" oninput="{html.escape(move)}"></label> '
+        f"<output>{labels[-1]}</output>"
+    )
+    display(HTML(_figure(slider, "".join(lists), caption_is_html=True)))
+
+
+def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
+    """Return the ids of ``text`` and what each stands for.
+
+    A piece is ``bytes`` where the tokenizer works on bytes, as GPT-2's does, and otherwise the
+    token as the tokenizer writes it, such as ``##ing``. Ids that the tokenizer adds by itself,
+    such as ``[CLS]``, are included.
+    """
+    if isinstance(tokenizer, BPETokenizer):
+        ids = tokenizer.encode(text)
+        return ids, [tokenizer.vocab[id_] for id_ in ids]
+    ids = list(tokenizer.encode(text))
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    if not _is_byte_level(tokenizer, text):
+        return ids, tokens
+    special = set(tokenizer.all_special_tokens)
+    return ids, [token if token in special else from_symbols(token) for token in tokens]
+
+
+def _is_byte_level(tokenizer: Any, text: str) -> bool:
+    """Return True where the tokens, read as GPT-2's byte symbols, spell the text."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    special = set(tokenizer.all_special_tokens)
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    try:
+        spelled = [t.encode() if t in special else from_symbols(t) for t in tokens]
+    except ValueError:
+        return False
+    return b"".join(spelled) == text.encode()
+
+
+@dataclass(frozen=True)
+class TokenizerSummary:
+    """What :func:`summarize_tokenizer` found; as the last line of a cell it shows itself.
+
+    Attributes:
+        name: the tokenizer's class.
+        vocab_size: number of entries, special tokens included.
+        special_tokens: the special tokens' texts.
+        vocab_sample: ``{id: token}`` for a few ids spread evenly over the vocabulary.
+        ids: the ids of the text.
+        pieces: what each id stands for.
+        text: the text.
+        decoded: the text made from the ids again.
+    """
+
+    name: str
+    vocab_size: int
+    special_tokens: list[str]
+    vocab_sample: dict[int, Piece]
+    ids: list[int]
+    pieces: list[Piece]
+    text: str
+    decoded: str
+
+    def _rows(self) -> list[tuple[str, str]]:
+        sample = ", ".join(f"{id_} {visible(piece)}" for id_, piece in self.vocab_sample.items())
+        same = "the same as the text" if self.decoded == self.text else "not the same as the text"
+        return [
+            ("Tokenizer", self.name),
+            ("Vocabulary", f"{self.vocab_size:,} entries"),
+            ("Some entries", sample),
+            ("Special tokens", ", ".join(self.special_tokens) or "none"),
+            ("Tokens", " | ".join(visible(piece) for piece in self.pieces)),
+            ("Ids", " ".join(map(str, self.ids))),
+            ("Decoded", f"{self.decoded!r} ({same})"),
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{label}: {value}" for label, value in self._rows())
+
+    def _repr_html_(self) -> str:
+        framed = {
+            "Some entries": _list(
+                list(self.vocab_sample.values()), list(self.vocab_sample), show_ids=True
+            ),
+            "Tokens": _list(self.pieces, self.ids),
+        }
+        body = "".join(
+            f'<tr><th scope="row">{label}</th>'
+            f"<td>{framed.get(label) or html.escape(value)}</td></tr>"
+            for label, value in self._rows()
+        )
+        return f'{_STYLE}<div class="course-tokens course-table"><table>{body}</table></div>'
+
+
+def summarize_tokenizer(tokenizer: Any, text: str, n_sample: int = 12) -> TokenizerSummary:
+    """Return a summary of ``tokenizer`` and of what it makes of ``text``.
+
+    Args:
+        tokenizer: a :class:`~course_utils.bpe.BPETokenizer` or a transformers tokenizer.
+        text: the text to encode and decode.
+        n_sample: how many entries of the vocabulary to show.
+    """
+    ids, pieces = tokens_of(tokenizer, text)
+    is_ours = isinstance(tokenizer, BPETokenizer)
+    size = tokenizer.vocab_size if is_ours else len(tokenizer)
+    entry: Callable = tokenizer.vocab.get if is_ours else tokenizer.convert_ids_to_tokens
+    spread = sorted({round(i * (size - 1) / max(n_sample - 1, 1)) for i in range(n_sample)})
+    return TokenizerSummary(
+        name=type(tokenizer).__name__,
+        vocab_size=size,
+        special_tokens=list(tokenizer.special_tokens if is_ours else tokenizer.all_special_tokens),
+        vocab_sample={id_: entry(id_) for id_ in spread if entry(id_) is not None},
+        ids=ids,
+        pieces=pieces,
+        text=text,
+        decoded=tokenizer.decode(ids),
+    )
+
+
+def visible(piece: Piece) -> str:
+    """Return ``piece`` with its white space marked and what does not print written out.
+
+    ``b" fox"`` gives ``·fox``. Bytes that are no whole character are written as ``\\xf0\\x9f``,
+    characters that do not print, or that would turn the text around, as ``\\u202e``.
+    """
+    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
+    return "".join(MARKS.get(c) or (c if _prints(c) else _escaped(c)) for c in text)
+
+
+def _prints(character: str) -> bool:
+    # Marks (Hindi vowel signs) and the joiners inside emoji belong to their neighbours.
+    return character.isprintable() or unicodedata.category(character) in ("Mn", "Mc")
+
+
+def _escaped(character: str) -> str:
+    return (
+        character.encode("unicode_escape").decode() if character > "\x7f" else repr(character)[1:-1]
+    )
+
+
+def _spoken(piece: Piece) -> str:
+    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
+    words, plain = [], ""
+    for character in text:
+        if character in _SPOKEN:
+            words += [plain, _SPOKEN[character]]
+            plain = ""
+        else:
+            plain += character if _prints(character) else _escaped(character)
+    return ", ".join(word for word in [*words, plain] if word)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _list(
+    pieces: Sequence[Piece],
+    ids: Sequence[int] | None = None,
+    show_ids: bool = False,
+    label: str = "",
+    hidden: bool = False,
+) -> str:
+    items = []
+    for position, piece in enumerate(pieces):
+        id_ = None if ids is None else ids[position]
+        title = "" if id_ is None else f' title="id {id_}"'
+        spoken = html.escape(_spoken(piece)) + ("" if id_ is None else f"; id {id_}")
+        below = f'<small aria-hidden="true">{id_}</small>' if show_ids and id_ is not None else ""
+        items.append(
+            f'<li class="t{position % 5}"><b aria-hidden="true"{title}>'
+            f'{html.escape(visible(piece))}</b>{below}<span class="spoken">{spoken}</span></li>'
+        )
+        if (b"\n" if isinstance(piece, bytes) else "\n") in piece:
+            items.append('<li class="br" aria-hidden="true"></li>')
+    label = label or _count(len(pieces), "token")
+    # Safari drops the list from what it speaks when it has no bullets, unless role says so.
+    attributes = f'role="list" aria-label="{html.escape(label)}"' + (" hidden" if hidden else "")
+    return f"<ol {attributes}>{''.join(items)}</ol>"
+
+
+def _figure(caption: str, body: str, caption_is_html: bool = False) -> str:
+    caption = caption if caption_is_html else html.escape(caption)
+    head = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'{_STYLE}<figure class="course-tokens">{head}{body}</figure>'

@@ -1,0 +1,89 @@
+"""The set-up cell as Colab runs it: in a clean environment that already has torch."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+
+SCRIPT = """
+import sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+result = shell.run_cell(open(sys.argv[1]).read())
+result.raise_error()
+import torch, course_utils
+from course_utils import assets
+print("torch", torch.__version__)
+print("installed in", course_utils.__file__)
+print("text at", assets.get("shakespeare"))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A clean virtual environment with what Colab has before the course: torch and IPython."""
+    folder = tmp_path_factory.mktemp("colab")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    pins = dict(
+        line.split(" ;")[0].split("==")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    wanted = [f"torch=={pins['torch']}", f"ipython=={pins['ipython']}"]
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    subprocess.run(command, check=True)
+    yield python
+    shutil.rmtree(folder)
+
+
+def test_the_set_up_cell_installs_the_course_and_leaves_torch_alone(environment, tmp_path):
+    before = version(environment)
+    notebook = nbformat.read(next((ROOT / "notebooks").glob("*.ipynb")), as_version=4)
+    (cell,) = [c for c in notebook.cells if "setup" in c.metadata.get("tags", [])]
+    assert f"git+{REPOSITORY}" in cell.source
+    # The repository as it is committed here, in place of its public address.
+    source = cell.source.replace(f"git+{REPOSITORY}", f"git+file://{ROOT}")
+    (tmp_path / "cell.py").write_text(source)
+    done = subprocess.run(
+        [environment, "-c", SCRIPT, str(tmp_path / "cell.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert version(environment) == before
+    assert "site-packages/course_utils" in done.stdout
+    assert "text at" in done.stdout
+
+    chapter = ROOT / "notebooks" / "02_tokenization.ipynb"
+    done = subprocess.run(
+        [environment, "-m", "IPython", "--no-banner", "--colors=NoColor", str(chapter)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Error" not in done.stderr, done.stderr[-3000:]
+
+
+def version(python):
+    command = [python, "-c", "import torch; print(torch.__version__)"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_every_chapter_begins_with_the_same_set_up_cell():
+    command = [sys.executable, "tools/notebooks.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

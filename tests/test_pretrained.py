@@ -1,0 +1,112 @@
+"""Real models by short name: the right weights, and a card that says what stands in."""
+
+import pytest
+import torch
+
+from course_utils import assets, pretrained
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return pretrained.load("smollm2", attn_implementation="eager")
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return pretrained.load("bert", attn_implementation="eager")
+
+
+def test_gpt2_tokenizer_is_the_exact_one():
+    tokenizer = pretrained.load_tokenizer("gpt2")
+    assert len(tokenizer) == 50_257
+    assert tokenizer("The quick brown fox")["input_ids"] == [464, 2068, 7586, 21831]
+    assert tokenizer("cat sat on the")["input_ids"] == [9246, 3332, 319, 262]
+    assert tokenizer("The weather is")["input_ids"] == [464, 6193, 318]
+
+
+def test_bert_tokenizer_is_the_exact_one():
+    tokenizer = pretrained.load_tokenizer("bert")
+    assert len(tokenizer) == 30_522
+    assert tokenizer("The animal")["input_ids"] == [101, 1996, 4111, 102]
+
+
+def test_smollm2_continues_english(smollm2):
+    model, tokenizer, _ = smollm2
+    assert model.dtype == torch.float32
+    inputs = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        best = model(**inputs).logits[0, -1].topk(5).indices
+    assert " Paris" in [tokenizer.decode(i) for i in best]
+    config = model.config
+    assert (config.num_hidden_layers, config.num_attention_heads) == (30, 9)
+    assert config.num_key_value_heads == 3
+
+
+def test_smollm2_tokenizer_round_trip(smollm2):
+    text = "Grüße aus 東京, 12345 times!\n\tThe end."
+    assert smollm2.tokenizer.decode(smollm2.tokenizer(text)["input_ids"]) == text
+
+
+def test_bert_gives_attentions(bert):
+    inputs = bert.tokenizer("The animal was tired.", return_tensors="pt")
+    with torch.no_grad():
+        attentions = bert.model(**inputs, output_attentions=True).attentions
+    tokens = inputs["input_ids"].shape[1]
+    assert attentions[0].shape == (1, bert.model.config.num_attention_heads, tokens, tokens)
+    assert torch.allclose(attentions[0].sum(-1), torch.ones(1), atol=1e-5)
+
+
+def test_card_says_what_was_loaded(bert):
+    card = bert.card
+    rows = card.rows()
+    assert card.title == assets.manifest()[card.name].title
+    assert f"{sum(p.numel() for p in bert.model.parameters()):,} parameters" in rows["Size"]
+    assert rows["Licence"] == "Apache-2.0"
+    if card.name != "bert":
+        assert rows["Stands in for"].startswith("BERT base, uncased, which could not be had")
+        assert "6 layers of width 384" in rows["What differs"]
+    assert "Loaded" in repr(card)
+
+
+def test_card_escapes_what_it_shows(bert):
+    card = pretrained.Card(
+        name="x",
+        title="<b>x</b>",
+        source="s",
+        licence="l",
+        homepage='https://example.org/"',
+        n_parameters=1,
+        n_bytes=1,
+        stands_in_for="y",
+        differs="</table><script>",
+        reason="r",
+    )
+    assert "<script>" not in card._repr_html_()
+    assert "<b>" not in card._repr_html_()
+
+
+def test_unknown_model():
+    with pytest.raises(KeyError, match="there are: gpt2, distilgpt2, bert, smollm2"):
+        pretrained.load("gpt5")
+
+
+def test_gpt2_is_real_or_a_clear_error():
+    """Its stand-in comes with chapter 6; until then nothing may pose as GPT-2."""
+    if assets.find("gpt2"):
+        model, _, card = pretrained.load("gpt2")
+        assert model.num_parameters() == 124_439_808
+        assert card.stands_in_for is None
+    else:
+        with pytest.raises(assets.AssetError, match=r"GPT-2 small(?s:.*)hub(?s:.*)doctor"):
+            pretrained.load("gpt2")
+
+
+def test_glove():
+    pytest.importorskip("gensim", reason="gensim has no wheel for this Python")
+    vectors = pretrained.load_glove()
+    assert vectors.vectors.shape == (400_000, 50)
+    assert vectors.similarity("king", "queen") == pytest.approx(0.784, abs=5e-4)
+    mixed = vectors["king"] - vectors["man"] + vectors["woman"]
+    (first, a), (second, b) = vectors.similar_by_vector(mixed, topn=2)
+    assert (first, second) == ("king", "queen")
+    assert (a, b) == pytest.approx((0.886, 0.861), abs=5e-4)
