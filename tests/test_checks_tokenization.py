@@ -108,7 +108,9 @@ def smallest_of_ties(words):
         (first_of_ties, "greater pair"),
         (smallest_of_ties, "greater pair"),
         (lambda words: counted(words).most_common(1)[0], "together with its count"),
+        (lambda words: max((n, p) for p, n in counted(words).items()), "together with its count"),
         (lambda words: "".join(pair_with_max(words)), "as a pair"),
+        (lambda words: None, "`return` missing"),
     ],
 )
 def test_wrong_most_frequent_pair(answer, word):
@@ -199,6 +201,15 @@ def merge_in_place(tokens, pair):
     return tokens
 
 
+def slice_against_tuple(tokens, pair):
+    out, i = [], 0
+    while i < len(tokens):
+        found = tokens[i : i + 2] == pair
+        out.append("".join(tokens[i : i + 1 + found]))
+        i += 1 + found
+    return out
+
+
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
@@ -210,6 +221,7 @@ def merge_in_place(tokens, pair):
         (merge_text, "whole tokens"),
         (merge_in_place, "changed the list"),
         (lambda tokens, pair: " ".join(tokens), "list of tokens"),
+        (slice_against_tuple, "never equal to a tuple"),
     ],
 )
 def test_wrong_merge_pair(answer, word):

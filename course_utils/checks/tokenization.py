@@ -19,7 +19,9 @@ def check_most_frequent_pair(most_frequent_pair: Callable) -> str:
                 f"You returned the text {answer!r}; return the two tokens as a pair, "
                 "such as ('e', 'a')."
             )
-        if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], int):
+        if answer is None:
+            raise Wrong("Your function returned None; is the `return` missing?")
+        if isinstance(answer, tuple | list) and any(isinstance(part, int) for part in answer):
             raise Wrong("You returned the pair together with its count; return the pair alone.")
         return tuple(answer) if isinstance(answer, list) else answer
 
@@ -88,6 +90,11 @@ def check_merge_pair(merge: Callable) -> str:
             reason = " After a merge skip two tokens, not one."
         elif answer == ["x", "ab"]:
             reason = " The last token is lost: the loop ends one too early."
+        elif answer == ["x", "a", "b", "y"]:
+            reason = (
+                " Nothing was joined. Do you compare a slice of the list with the pair? A list is "
+                "never equal to a tuple: make both the same with tuple(…)."
+            )
         raise Wrong(f"Merging ('a', 'b') in x a b y gives x ab y, not {' '.join(answer)}.{reason}")
     if (answer := ask("a b c a b", "a", "b")) != ["ab", "c", "ab"]:
         reason = " Join every occurrence, not only the first." if answer[-1:] == ["b"] else ""
