@@ -234,7 +234,7 @@ class History:
         if len(self.steps) > 1:
             learned = self.train_loss[1:] + self.val_loss[1:]
             right.set_ylim(0, 1.15 * perplexity(max(learned)))
-        left.legend(loc="center right", bbox_to_anchor=(1, 0.7))
+        left.legend(loc="center right", bbox_to_anchor=(1, 0.68), frameon=True, edgecolor="none")
         return figure
 
 
