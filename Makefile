@@ -1,4 +1,4 @@
-# make book | test | lab | serve | clean | format; see README.md.
+# make book | test | lab | serve | bench | clean | format; see README.md.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -10,7 +10,7 @@ LAB_OPTIONS ?=
 # Threads that wait give their core away: twice as fast on a machine that has other work too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: book test lab serve clean format models
+.PHONY: book test lab serve bench clean format models
 book: models
 	$(BIN)/python tools/book.py
 
@@ -27,6 +27,9 @@ lab: models
 
 serve: book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+bench: models
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(BENCH_OPTIONS)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

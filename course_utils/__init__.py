@@ -2,12 +2,15 @@
 
 Rooms, from the ground up (nothing imports what stands below it in this list)::
 
-    device, metrics        device, seeds, threads; losses and perplexity
+    device, metrics, files device and seeds; perplexity, diversity; files written whole
     assets                 where a file comes from, and that it is the right one
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
-    layers, gpt, bpe       attention and blocks; a GPT; a byte-level BPE tokenizer
-    training, sampling     the training loop; next-token strategies
+    bpe, attention, positions, layers, gpt   a byte-level BPE tokenizer; the transformer
+    weights                GPT-2's and Llama's weights into our GPT, and back
+    optimizers, training, recipes   AdamW and Muon; the training loop; two ways to use it
+    history, checkpoints   what training draws; what it keeps
+    sampling               next-token strategies, the generation loop, beam search
     checks                 say whether an exercise is right, and if not, why
 """
 

@@ -54,7 +54,7 @@ def _machine(advice: list[str]) -> list[tuple[str, str]]:
         advice.append(f"Only {free:.1f} GB are free in {folder}; the course wants 3 GB.")
     if not os.access(folder, os.W_OK):
         advice.append(f"{folder} cannot be written: set COURSE_CACHE to a folder that can.")
-    if not (browser := _browser()):
+    if not (browser := find_browser()):
         advice.append("For `make test`, install Chromium (Debian: apt install chromium).")
     return [
         ("system", f"{platform.system()} {platform.release()} ({platform.machine()})"),
@@ -66,7 +66,8 @@ def _machine(advice: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _browser() -> str | None:
+def find_browser() -> str | None:
+    """Return the path of a Chromium, which the tests open the book in, or None."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
 

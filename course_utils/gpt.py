@@ -1,7 +1,10 @@
 """A GPT: token and position embeddings, a stack of blocks, a final norm and a head.
 
-The whole model reads from top to bottom; its parts live in :mod:`course_utils.layers`.
-Source: Radford et al., 2019, "Language models are unsupervised multitask learners" (GPT-2).
+The whole model reads from top to bottom; its parts live in :mod:`course_utils.layers`,
+:mod:`course_utils.attention` and :mod:`course_utils.positions`. One config
+covers GPT-2 (its defaults, with a tied head) and modern decoders such as Llama.
+Sources: Radford et al., 2019, "Language models are unsupervised multitask learners" (GPT-2);
+Touvron et al., 2023, "LLaMA: Open and efficient foundation language models".
 """
 
 import math
@@ -11,7 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.layers import Block, MultiHeadAttention
+from course_utils.attention import KVCache, MultiHeadAttention, check_heads
+from course_utils.layers import MLP, MLPS, NORMS, Linear, RMSNorm, make_norm
+from course_utils.positions import alibi_bias, rotary_table, sinusoidal
+
+#: How a :class:`GPT` can be told the order of its tokens.
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 
 
 @dataclass(frozen=True)
@@ -24,14 +32,23 @@ class GPTConfig:
         n_layer: number of blocks.
         n_head: attention heads in each block; divides ``n_embd``.
         n_embd: channels ``C``, the width of the residual stream.
+        n_kv_head: heads of keys and values, ``n_head`` by default; divides it.
+        n_hidden: width inside the MLP; by default about ``4 * n_embd``, see
+            :class:`~course_utils.layers.MLP`.
         dropout: probability of dropping a channel while training.
-        bias: give the linear layers and the norms a bias.
+        bias: give the linear layers and the layer norms a bias.
         tied: use the token embedding as the output matrix too, as GPT-2 does.
-        gelu: form of the GELU as torch names it, "tanh" (GPT-2's) or "none" (exact).
+        positions: "learned" (GPT-2), "sinusoidal", "rotary" (Llama), "alibi" or "none".
+        norm: "layer" (GPT-2) or "rms" (Llama).
+        norm_first: norm before each part of a block (GPT-2, Llama) or after it.
+        mlp: "gelu_tanh" (GPT-2), "gelu", "relu2" or "swiglu" (Llama).
+        qk_norm: normalise queries and keys before their dot product.
+        norm_eps: added to the variance under the root in every norm.
+        rope_base: the base of the rotary frequencies.
 
     Raises:
-        ValueError: a size is not positive, ``n_head`` does not divide ``n_embd``, ``dropout`` is
-            not a probability below 1, or ``gelu`` is unknown.
+        ValueError: a size is not positive, heads do not divide, ``dropout`` is not a probability
+            below 1, or a kind is unknown.
     """
 
     vocab_size: int
@@ -39,21 +56,80 @@ class GPTConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
+    n_kv_head: int | None = None
+    n_hidden: int | None = None
     dropout: float = 0.0
     bias: bool = True
     tied: bool = False
-    gelu: str = "tanh"
+    positions: str = "learned"
+    norm: str = "layer"
+    norm_first: bool = True
+    mlp: str = "gelu_tanh"
+    qk_norm: bool = False
+    norm_eps: float = 1e-5
+    rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}.")
-        if self.gelu not in ("tanh", "none"):
-            raise ValueError(f"gelu={self.gelu!r} is not 'tanh' or 'none'.")
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1.")
+        kinds = {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}
+        for name, known in kinds.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        width = {"rotary": self.n_embd // self.n_head, "sinusoidal": self.n_embd}
+        if width.get(self.positions, 0) % 2:
+            raise ValueError(
+                f"{self.positions} positions need an even number of channels, not "
+                f"{width[self.positions]} (n_embd={self.n_embd}, n_head={self.n_head})."
+            )
+
+
+class Block(nn.Module):
+    """A decoder block: attention between the positions, then an MLP at each, both added to x.
+
+    With ``norm_first``, each part is x + f(norm(x)), as in GPT-2 and all that followed; without,
+    norm(x + f(x)), as in the first transformer. Xiong et al., 2020, "On layer normalization in the
+    transformer architecture", compare the two.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        c = config
+        self.norm_first = c.norm_first
+        self.norm1 = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
+        self.attention = MultiHeadAttention(
+            c.n_embd,
+            c.n_head,
+            n_kv_head=c.n_kv_head,
+            causal=True,
+            bias=c.bias,
+            dropout=c.dropout,
+            qk_norm=c.qk_norm,
+        )
+        self.norm2 = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
+        self.mlp = MLP(c.n_embd, c.n_hidden, bias=c.bias, kind=c.mlp)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        bias: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """``(B, T, C)`` -> ``(B, T, C)``; the other arguments go to the attention."""
+        options = {"mask": mask, "rotary": rotary, "bias": bias, "cache": cache}
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.norm1(x), **options))
+            return x + self.dropout(self.mlp(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self.attention(x, **options)))
+        return self.norm2(x + self.dropout(self.mlp(x)))
 
 
 class GPT(nn.Module):
@@ -61,23 +137,17 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                config.n_embd,
-                config.n_head,
-                bias=config.bias,
-                dropout=config.dropout,
-                gelu=config.gelu,
-            )
-            for _ in range(config.n_layer)
-        )
-        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tied:
+        self.config = c = config
+        self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
+        if c.positions == "learned":
+            self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
+        # A post-norm block ends with a norm of its own.
+        norm = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
+        self.norm = norm if c.norm_first else nn.Identity()
+        self.head = Linear(c.n_embd, c.vocab_size, bias=False)
+        if c.tied:
             self.head.weight = self.token_embedding.weight
         self._initialise()
 
@@ -101,12 +171,22 @@ class GPT(nn.Module):
                 scale = math.sqrt(2 * self.config.n_layer) if "proj" in name else 1.0
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 / scale)
 
-    def forward(self, ids: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        *,
+        cache: list[KVCache] | None = None,
+        n_pad: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the logits of the next token at every position, and the loss.
 
         Args:
             ids: ``(B, T)``, token ids, ``T`` at most ``block_size``.
             targets: ``(B, T)``, the id that follows each position; -100 leaves a position out.
+            cache: from :meth:`new_cache`; ``ids`` are then the tokens after those it holds.
+            n_pad: ``(B,)``, how many columns at the left of each row are only padding, the cached
+                columns counted; what the model returns there means nothing.
 
         Returns:
             logits ``(B, T, V)``, and the mean cross-entropy in nats a token (a scalar), or None
@@ -115,28 +195,62 @@ class GPT(nn.Module):
         Raises:
             ValueError: too many positions, an id outside the vocabulary, or not two dimensions.
         """
-        self._check(ids)
-        positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)  # (B, T, C)
-        logits = self.head(self.norm(x))  # (B, T, V)
+        logits = self.head(self.features(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    def _check(self, ids: Tensor) -> None:
+    def features(
+        self,
+        ids: Tensor,
+        *,
+        cache: list[KVCache] | None = None,
+        n_pad: Tensor | None = None,
+    ) -> Tensor:
+        """Return what the head reads, ``(B, T, C)``; the arguments are those of the model."""
+        c, n_past = self.config, cache[0].length if cache else 0
+        self._check(ids, n_past)
+        T, T_k = ids.shape[1], n_past + ids.shape[1]
+        columns = torch.arange(T_k, device=ids.device)  # (T_k,)
+        positions, mask = columns[n_past:], None  # (T,)
+        if n_pad is not None:
+            real = columns >= n_pad[:, None]  # (B, T_k)
+            # A padding query may look at anything: it must look somewhere, and nobody reads it.
+            mask = (real[:, None] | ~real[:, n_past:, None])[:, None]  # (B, 1, T, T_k)
+            positions = (positions - n_pad[:, None]).clamp(min=0)  # (B, T)
+        x = self.token_embedding(ids)  # (B, T, C)
+        rotary = bias = None
+        if c.positions == "learned":
+            x = x + self.position_embedding(positions)
+        elif c.positions == "sinusoidal":
+            x = x + sinusoidal(positions, c.n_embd)
+        elif c.positions == "rotary":
+            # one dimension more, for the heads: (T, d_k / 2) or (B, 1, T, d_k / 2)
+            by_row = positions if n_pad is None else positions[:, None]
+            rotary = rotary_table(by_row, c.n_embd // c.n_head, c.rope_base)
+        elif c.positions == "alibi":
+            bias = alibi_bias(c.n_head, T, T_k, ids.device).to(x.dtype)
+        x = self.dropout(x)
+        for block, kept in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
+            x = block(x, mask, rotary=rotary, bias=bias, cache=kept)  # (B, T, C)
+        return self.norm(x)
+
+    def new_cache(self) -> list[KVCache]:
+        """Return an empty cache for :meth:`forward`: one :class:`KVCache` for each block."""
+        return [KVCache() for _ in self.blocks]
+
+    def _check(self, ids: Tensor, n_past: int) -> None:
         V, block_size = self.config.vocab_size, self.config.block_size
         if ids.dim() != 2:
             raise ValueError(
                 f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
                 "For one sequence, write ids[None]."
             )
-        if not 1 <= ids.shape[1] <= block_size:
+        if not 1 <= ids.shape[1] <= block_size - n_past:
+            cached = f" after {n_past} in the cache" if n_past else ""
             raise ValueError(
-                f"ids has {ids.shape[1]} positions; the model reads 1 to block_size={block_size}. "
-                "Cut the sequence: ids[:, -block_size:]."
+                f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
+                f"block_size={block_size}. Cut the sequence: ids[:, -block_size:]."
             )
         # On a GPU this look at the values would wait for every step before; the CPU has them.
         if ids.device.type == "cpu" and (ids.min() < 0 or ids.max() >= V):
@@ -159,10 +273,10 @@ class GPT(nn.Module):
         """Return the number of parameters of each part; the values sum to all of them."""
         parts = {
             "token embedding": [self.token_embedding],
-            "position embedding": [self.position_embedding],
+            "position embedding": [getattr(self, "position_embedding", nn.Identity())],
             "attention": [block.attention for block in self.blocks],
             "feed-forward": [block.mlp for block in self.blocks],
-            "norms": [m for m in self.modules() if isinstance(m, nn.LayerNorm)],
+            "norms": [m for m in self.modules() if isinstance(m, nn.LayerNorm | RMSNorm)],
         }
         counts = {
             part: sum(p.numel() for module in modules for p in module.parameters())

@@ -1,8 +1,7 @@
-"""The parts of a transformer: attention, feed-forward network, block.
+"""The parts of a transformer around attention: softmax, loss, norms, activations, MLP.
 
-Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``),
-``H`` heads (``n_head``), ``d_k`` channels of one head. ``T_q`` and ``T_k`` differ only where
-queries and keys come from different sequences (cross-attention, or a cache).
+The functions are the definitions, to read and to teach from. Where torch has the same function
+faster, the modules call that; tests hold the two against each other.
 """
 
 import math
@@ -11,162 +10,183 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: Feed-forward networks that :class:`MLP` knows.
+MLPS = ("gelu_tanh", "gelu", "relu2", "swiglu")
+#: Norms that :func:`make_norm` knows.
+NORMS = ("layer", "rms")
 
-def causal_mask(
-    n_query: int, n_key: int | None = None, device: torch.device | None = None
-) -> Tensor:
-    """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
 
-    Query ``i`` may look at keys up to its own position. With more keys than queries, the
-    queries are the last ones of the sequence, as in cached generation.
+def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """Return eˣ divided by its sum along ``dim``: positive numbers that sum to 1.
+
+    The largest entry is taken off first. That changes nothing in the result, and without it
+    e⁸⁹ is already more than float32 can hold.
     """
-    n_key = n_query if n_key is None else n_key
-    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+    weights = (x - x.amax(dim, keepdim=True)).exp()
+    return weights / weights.sum(dim, keepdim=True)
 
 
-def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return softmax(query keyᵀ / √d_k), the weight of every key for every query.
+def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+    """Return the mean of -log softmax(logits)[target], in nats a token: a scalar.
 
     Args:
-        query: ``(..., T_q, d_k)``.
-        key: ``(..., T_k, d_k)``.
-        mask: boolean, broadcast to ``(..., T_q, T_k)``, True where a query may look.
-            Each query must be allowed at least one key; a row with none gives NaN.
+        logits: ``(..., V)``.
+        targets: ``(...)``, whole numbers from 0 to V - 1; ``ignore_index`` leaves a place out.
 
-    Returns:
-        ``(..., T_q, T_k)``; every row sums to 1.
+    Raises:
+        ValueError: the shapes do not fit together.
 
-    Source: Vaswani et al., 2017, "Attention is all you need", equation 1.
+    With no place left, the mean is of nothing: NaN, as in torch.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1)
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} do not fit: "
+            "targets must have the shape of logits without its last dimension, V."
+        )
+    keep = targets != ignore_index
+    logits, targets = logits[keep], targets[keep]  # (N, V), (N,)
+    # log of the sum of exponentials, with the largest taken off as in softmax
+    largest = logits.amax(-1, keepdim=True)
+    log_total = (logits - largest).exp().sum(-1).log() + largest.squeeze(-1)  # (N,)
+    chosen = logits.gather(-1, targets[:, None]).squeeze(-1)  # (N,)
+    return (log_total - chosen).mean()
 
 
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+def layer_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Return attention_weights(query, key, mask) @ value, with shape ``(..., T_q, d_v)``.
+    """Give the channels of each position mean 0 and variance 1, then scale and shift them.
 
-    The definition, to read and to teach from. :class:`MultiHeadAttention` calls torch's fused
-    version of the same function, and a test holds the two against each other.
+    The variance is that of the population (divided by C, not C - 1), and ``eps`` stands under the
+    root. ``x`` is ``(..., C)``, ``weight`` and ``bias`` are ``(C,)``.
+
+    Source: Ba et al., 2016, "Layer normalization".
     """
-    return attention_weights(query, key, mask) @ value
+    centred = x - x.mean(-1, keepdim=True)
+    x = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
-class MultiHeadAttention(nn.Module):
-    """Multi-head attention: self-attention, causal or not, and cross-attention.
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Give the channels of each position a mean square of 1, then scale them. ``x``: ``(..., C)``.
 
-    Args:
-        n_embd: channels ``C`` in and out; a multiple of ``n_head``.
-        n_head: number of heads ``H``; each has ``d_k = n_embd / n_head`` channels.
-        causal: a query sees only keys up to its own position.
-        bias: give the four projections a bias.
-        dropout: probability of dropping an attention weight while training.
+    Source: Zhang and Sennrich, 2019, "Root mean square layer normalization".
+    """
+    x = x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    return x if weight is None else x * weight
 
-    Set the attribute ``fused`` to False to compute the definition step by step instead of calling
-    torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """Return x times the probability that a standard normal number is below x.
+
+    ``approximate="tanh"`` is the form in GPT-2's weights; the two differ by less than 0.0005.
+
+    Source: Hendrycks and Gimpel, 2016, "Gaussian error linear units".
+
+    Raises:
+        ValueError: ``approximate`` is neither ``"none"`` nor ``"tanh"``.
+    """
+    if approximate == "none":
+        return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+    if approximate == "tanh":
+        return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    raise ValueError(f"approximate={approximate!r} is not 'none' or 'tanh'.")
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return x times its sigmoid, a smooth ReLU (also called swish).
+
+    Source: Elfwing et al., 2018, "Sigmoid-weighted linear units".
+    """
+    return x / (1 + torch.exp(-x))
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up: one projection of the input decides how much of the other passes.
+
+    Source: Shazeer, 2020, "GLU variants improve transformer".
+    """
+    return silu(gate) * up
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, with a short cut for one token at a time on a CPU.
+
+    There the time goes into reading the weights. In bfloat16, torch's matrix-matrix product takes
+    up to twice as long over that as its matrix-vector product, which gives the same numbers.
     """
 
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        *,
-        causal: bool = False,
-        bias: bool = True,
-        dropout: float = 0.0,
-    ):
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` -> ``(..., out)``."""
+        one = x.numel() == self.in_features and x.dtype == torch.bfloat16
+        if not one or x.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(x)
+        out = self.weight.mv(x.flatten())  # (out,)
+        out = out if self.bias is None else out + self.bias
+        return out.view(*x.shape[:-1], -1)
+
+
+class RMSNorm(nn.Module):
+    """:func:`rms_norm` with a weight for each channel, computed in float32 as Llama does."""
+
+    def __init__(self, n_embd: int, eps: float = 1e-5):
         super().__init__()
-        if n_embd % n_head:
-            raise ValueError(f"n_embd={n_embd} is not divisible by n_head={n_head}.")
-        self.n_head, self.causal, self.dropout = n_head, causal, dropout
-        self.fused = True
-        self.query = nn.Linear(n_embd, n_embd, bias=bias)
-        self.key = nn.Linear(n_embd, n_embd, bias=bias)
-        self.value = nn.Linear(n_embd, n_embd, bias=bias)
-        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.weight, self.eps = nn.Parameter(torch.ones(n_embd)), eps
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """``(B, T, C)`` -> ``(B, H, T, d_k)``: each head gets its own slice of the channels."""
-        B, T, C = x.shape
-        return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
-
-    def forward(
-        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Return ``(B, T_q, C)``.
-
-        Args:
-            x: ``(B, T_q, C)``, where the queries come from.
-            memory: ``(B, T_k, C)``, where keys and values come from; ``x`` itself by default.
-            mask: boolean, broadcast to ``(B, H, T_q, T_k)``, True where a query may look,
-                for example padding as ``(B, 1, 1, T_k)``.
-        """
-        memory = x if memory is None else memory
-        query = self.split_heads(self.query(x))  # (B, H, T_q, d_k)
-        key = self.split_heads(self.key(memory))  # (B, H, T_k, d_k)
-        value = self.split_heads(self.value(memory))  # (B, H, T_k, d_k)
-        # torch's own causal flag starts both sequences at 0; here the queries are the last ones.
-        same_start = x.shape[1] == memory.shape[1]
-        if self.causal and (mask is not None or not self.fused or not same_start):
-            allowed = causal_mask(x.shape[1], memory.shape[1], x.device)
-            mask = allowed if mask is None else mask & allowed
-        if self.fused:
-            out = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask,
-                is_causal=self.causal and mask is None,
-                dropout_p=self.dropout if self.training else 0.0,
-            )  # (B, H, T_q, d_k)
-        else:
-            weights = attention_weights(query, key, mask)  # (B, H, T_q, T_k)
-            out = F.dropout(weights, self.dropout, self.training) @ value  # (B, H, T_q, d_k)
-        out = out.transpose(1, 2).flatten(2)  # (B, T_q, C): the heads side by side again
-        return self.proj(out)
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` -> ``(..., C)``."""
+        return rms_norm(x.float(), eps=self.eps).to(x.dtype) * self.weight
 
 
 class MLP(nn.Module):
-    """The feed-forward network of a block: widen by four, GELU, narrow again.
+    """The feed-forward network of a block: widen, bend, narrow again, each position on its own.
 
-    ``gelu`` is the form of the GELU as torch names it: "tanh" (the approximation that GPT-2 uses)
-    or "none" (exact, and several times faster on a CPU).
+    Args:
+        n_embd: channels ``C`` in and out.
+        n_hidden: channels in between. By default four times ``n_embd``; for "swiglu", which has
+            three matrices, two thirds of that, so that the number of parameters is about the same.
+        bias: give the layers a bias.
+        kind: "gelu_tanh" (GPT-2's), "gelu" (exact, several times faster on a CPU), "relu2" (the
+            square of ReLU; So et al., 2021, "Primer") or "swiglu" (Llama's).
+
+    Raises:
+        ValueError: ``kind`` is none of these.
     """
-
-    def __init__(self, n_embd: int, *, bias: bool = True, gelu: str = "tanh"):
-        super().__init__()
-        self.gelu = gelu
-        self.fc = nn.Linear(n_embd, 4 * n_embd, bias=bias)
-        self.proj = nn.Linear(4 * n_embd, n_embd, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, T, C)`` -> ``(B, T, C)``, each position on its own."""
-        return self.proj(F.gelu(self.fc(x), approximate=self.gelu))
-
-
-class Block(nn.Module):
-    """A pre-norm decoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
         self,
         n_embd: int,
-        n_head: int,
+        n_hidden: int | None = None,
         *,
         bias: bool = True,
-        dropout: float = 0.0,
-        gelu: str = "tanh",
+        kind: str = "gelu_tanh",
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(n_embd, bias=bias)
-        self.attention = MultiHeadAttention(n_embd, n_head, causal=True, bias=bias, dropout=dropout)
-        self.norm2 = nn.LayerNorm(n_embd, bias=bias)
-        self.mlp = MLP(n_embd, bias=bias, gelu=gelu)
-        self.dropout = nn.Dropout(dropout)
+        if kind not in MLPS:
+            raise ValueError(f"mlp={kind!r} is not one of {', '.join(MLPS)}.")
+        self.kind = kind
+        if n_hidden is None:
+            n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
+        # SwiGLU's two projections of the input are the two halves of one matrix: gate, then up.
+        self.fc = Linear(n_embd, 2 * n_hidden if kind == "swiglu" else n_hidden, bias=bias)
+        self.proj = Linear(n_hidden, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, T, C)`` -> ``(B, T, C)``."""
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        """``(..., C)`` -> ``(..., C)``."""
+        hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
+        if self.kind == "swiglu":
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        elif self.kind == "relu2":
+            hidden = F.relu(hidden).square()
+        else:
+            hidden = F.gelu(hidden, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        return self.proj(hidden)
+
+
+def make_norm(kind: str, n_embd: int, *, bias: bool = True, eps: float = 1e-5) -> nn.Module:
+    """Return torch's layer norm for "layer", an :class:`RMSNorm`, which has no bias, for "rms"."""
+    if kind not in NORMS:
+        raise ValueError(f"norm={kind!r} is not one of {', '.join(NORMS)}.")
+    return nn.LayerNorm(n_embd, eps, bias=bias) if kind == "layer" else RMSNorm(n_embd, eps)

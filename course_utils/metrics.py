@@ -1,6 +1,7 @@
-"""How good is a language model: perplexity, bits per character, and an n-gram to beat."""
+"""How good is a language model: perplexity, bits, diversity, and an n-gram to beat."""
 
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +28,54 @@ def perplexity(cross_entropy: float) -> float:
 def bits(cross_entropy: float) -> float:
     """Return a cross-entropy given in nats in bits: divided by ln 2."""
     return cross_entropy / math.log(2)
+
+
+def bits_per_byte(cross_entropy: float, n_tokens: int, n_bytes: int) -> float:
+    """Return the bits that a byte of the text costs, which does not depend on the tokenizer.
+
+    With the number of characters for ``n_bytes`` it is bits per character.
+
+    Args:
+        cross_entropy: the mean over the tokens, in nats a token.
+        n_tokens: how many tokens the mean is over.
+        n_bytes: how long the same text is, in bytes (UTF-8).
+
+    Raises:
+        ValueError: a negative cross-entropy, or a number that is not positive.
+
+    Source: Gao et al., 2020, "The Pile: An 800GB dataset of diverse text for language modeling".
+    """
+    if cross_entropy < 0:
+        raise ValueError(f"cross_entropy={cross_entropy} is negative; is its minus missing?")
+    if n_tokens < 1 or n_bytes < 1:
+        raise ValueError(f"n_tokens={n_tokens} and n_bytes={n_bytes} must both be at least 1.")
+    return bits(cross_entropy) * n_tokens / n_bytes
+
+
+def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
+    """Return how many of the n-grams of one text are different: distinct n-grams over all n-grams.
+
+    1 means that no n-gram comes twice; a text that repeats itself comes near 0. It falls as a text
+    gets longer, so compare texts of one length. One minus it is the share of repeated n-grams,
+    seq-rep-n (Welleck et al., 2020, "Neural text generation with unlikelihood training").
+
+    Args:
+        ids: one text: a 1-D tensor of ids, or a sequence of ids or tokens.
+        n: tokens in an n-gram.
+
+    Raises:
+        ValueError: ``n`` is below 1, or the text is shorter than ``n``.
+
+    Source: Li et al., 2016, "A diversity-promoting objective function for neural conversation
+    models", who divide by the number of tokens, that is by ``n - 1`` more.
+    """
+    items = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1.")
+    if len(items) < n:
+        raise ValueError(f"a text of {len(items)} tokens has no n-gram of n={n}.")
+    n_grams = list(zip(*(items[k:] for k in range(n)), strict=False))
+    return len(set(n_grams)) / len(n_grams)
 
 
 class NGram:

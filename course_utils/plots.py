@@ -137,3 +137,66 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
 def say(text: str) -> None:
     """Display a computed sentence as Markdown: numbers in the prose come from the run itself."""
     display(Markdown(text))
+
+
+def show_snapshots(snapshots: Sequence[tuple[str, str]], label: str) -> None:
+    """Display texts one at a time, with a slider to move between them; the last is shown first.
+
+    Args:
+        snapshots: ``(caption, text)`` of each, for example of one moment of the training.
+        label: what the slider moves through, for example "training step".
+
+    Raises:
+        ValueError: there are no snapshots.
+    """
+    box = (
+        "white-space:pre-wrap;overflow-wrap:anywhere;min-height:11em;max-width:46rem;"
+        "font-family:monospace;font-size:0.9em;line-height:1.35;padding:0.6rem 0.8rem;"
+        "box-sizing:border-box;border:1px solid #8888;border-radius:6px"
+    )
+    panels = [
+        (caption, f'<div style="{box}">{html.escape(text)}</div>') for caption, text in snapshots
+    ]
+    display(HTML(slider(label, panels)))
+
+
+def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
+    """Return the HTML of a slider that shows one of ``panels`` at a time; the last comes first.
+
+    It works without a network, by mouse, touch and arrow keys; screen readers say the caption.
+
+    Args:
+        label: what the slider moves through; escaped here.
+        panels: ``(caption, body)`` of each; captions are escaped here, bodies are HTML.
+
+    Raises:
+        ValueError: there are no panels.
+    """
+    if not panels:
+        raise ValueError(f"there is nothing to show for the slider {label!r}.")
+    last = len(panels) - 1
+    captions = [html.escape(caption) for caption, _ in panels]
+    bodies = "".join(
+        f'<div role="group" aria-label="{captions[n]}"{"" if n == last else " hidden"}>{body}</div>'
+        for n, (_, body) in enumerate(panels)
+    )
+    # The handler stands in the element itself: it needs no script, no id and no library, and works
+    # wherever the output is shown. Without JavaScript the last panel stays in view.
+    move = (
+        "const whole=this.closest('.course-slider'),value=+this.value;"
+        "const panels=[...whole.querySelector('.course-panels').children];"
+        "panels.forEach((panel,number)=>{panel.hidden=number!==value});"
+        "const caption=panels[value].getAttribute('aria-label');"
+        "whole.querySelector('output').textContent=caption;"
+        "this.setAttribute('aria-valuetext',caption)"
+    )
+    return (
+        '<div class="course-slider" style="margin:0.5em 0">'
+        '<label style="display:flex;gap:0.8rem;align-items:center;max-width:46rem">'
+        f"<span>{html.escape(label)}</span>"
+        f'<input type="range" min="0" max="{last}" value="{last}" step="1" '
+        f'aria-valuetext="{captions[-1]}" oninput="{html.escape(move)}" '
+        'style="flex:1;min-width:0;accent-color:#0072b2"></label>'
+        f'<output style="display:block;margin:0.3rem 0;font-weight:bold">{captions[-1]}</output>'
+        f'<div class="course-panels">{bodies}</div></div>'
+    )

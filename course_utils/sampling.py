@@ -1,108 +1,435 @@
-"""Text from a language model, one token after the other; and samples to leaf through."""
+"""Text from a language model: next-token strategies, the generation loop, beam search.
 
-import html
-from collections.abc import Sequence
+A strategy takes logits ``(..., V)`` and returns new logits; what it rules out gets -inf. Where it
+looks at values, equal values are treated alike: they stay or go together.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 import torch
-from IPython.display import HTML, display
 from torch import Tensor
 
 from course_utils.gpt import GPT
 
+Prompts = Tensor | Sequence[Sequence[int]]
 
-@torch.no_grad()
-def generate(
-    model: GPT,
-    ids: Tensor,
-    n_tokens: int,
-    *,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Return ``ids`` with ``n_tokens`` more tokens.
 
-    The model reads the last ``block_size`` tokens, what stands before them is forgotten. Each new
-    token is drawn from softmax(logits / temperature) of the last position.
-
-    Args:
-        model: a :class:`~course_utils.gpt.GPT`; it is left in the mode, training or not, it was in.
-        ids: ``(B, T)``, the prompts, all of one length, at least one token.
-        n_tokens: how many to add.
-        temperature: 1 draws from the model's own probabilities, below 1 prefers the likely tokens,
-            and 0 takes the most likely one (greedy decoding, nothing is drawn).
-        generator: a CPU generator, where the draws come from; torch's global one by default.
-
-    Returns:
-        ``(B, T + n_tokens)``, on the device of ``ids``.
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Divide ``logits`` by ``temperature``: below 1 the likely tokens gain, above 1 the others.
 
     Raises:
-        ValueError: a negative temperature, no prompt, or a negative ``n_tokens``.
+        ValueError: a temperature of 0 or below, or an infinite one.
+
+    Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature} must be 0 (greedy) or above.")
-    if n_tokens < 0:
-        raise ValueError(f"n_tokens={n_tokens} must be at least 0.")
-    if ids.dim() != 2 or ids.shape[1] == 0:
+    if not 0 < temperature < math.inf:
         raise ValueError(
-            f"ids has shape {tuple(ids.shape)}; expected (batch, time) with at least one token. "
-            "For one prompt, write ids[None]."
+            f"temperature={temperature} must be above 0 and finite; "
+            "for the most likely token always, use greedy=True."
         )
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    out = ids.to(device)
-    for _ in range(n_tokens):
-        logits, _ = model(out[:, -model.config.block_size :])  # (B, T, V)
-        token = next_token(logits[:, -1], temperature, generator)  # (B, 1)
-        out = torch.cat([out, token], dim=1)
-    model.train(was_training)
-    return out.to(ids.device)
+    return logits / temperature
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the ``k`` most likely tokens, and those as likely as the last of them.
+
+    All are kept where the vocabulary has no more than ``k``.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+
+    Source: Fan et al., 2018, "Hierarchical neural story generation".
+    """
+    if k < 1:
+        raise ValueError(f"top_k={k} must be at least 1, the number of tokens to keep.")
+    last_kept = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < last_kept, -math.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the fewest most likely tokens whose probabilities sum to ``top_p`` or more (nucleus).
+
+    The token that crosses the threshold stays, and so do those as likely as it; 1 keeps all.
+
+    Raises:
+        ValueError: ``top_p`` is not in (0, 1].
+
+    Source: Holtzman et al., 2020, "The curious case of neural text degeneration".
+    """
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1; 1 keeps every token.")
+    if top_p == 1:  # rounding in the sum below must not cost the last tokens
+        return logits
+    ordered = logits.sort(dim=-1, descending=True).values
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities  # what all likelier tokens sum to
+    n_kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    return logits.masked_fill(logits < ordered.gather(-1, n_kept - 1), -math.inf)
+
+
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Keep the tokens that are at least ``min_p`` times as likely as the most likely one.
+
+    Raises:
+        ValueError: ``min_p`` is not in [0, 1].
+
+    Source: Nguyen et al., 2025, "Turning up the heat: Min-p sampling for creative and coherent LLM
+    outputs".
+    """
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p={min_p} must be from 0 (keep every token) to 1 (only the best).")
+    probabilities = logits.softmax(dim=-1)
+    too_rare = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(too_rare, -math.inf)
+
+
+def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Tensor:
+    """Make the tokens of the text so far less likely: divide their logits by ``penalty``.
+
+    A negative logit is multiplied instead, so that it falls as well. How often a token occurred
+    makes no difference. Below 1, the penalty is a reward.
+
+    Args:
+        logits: ``(..., V)``.
+        previous: ``(..., T)``, the ids of the text so far.
+        penalty: 1 changes nothing; the paper uses 1.2.
+
+    Raises:
+        ValueError: a penalty of 0 or below.
+
+    Source: Keskar et al., 2019, "CTRL: A conditional transformer language model for controllable
+    generation", section 4.1.
+    """
+    if not penalty > 0:
+        raise ValueError(f"repetition_penalty={penalty} must be above 0; 1 changes nothing.")
+    seen = logits.gather(-1, previous)
+    seen = torch.where(seen > 0, seen / penalty, seen * penalty)
+    return logits.scatter(-1, previous, seen)
 
 
 def next_token(
-    logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    logits: Tensor,
+    *,
+    previous: Tensor | None = None,
+    greedy: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return one token for each row of ``logits``: ``(B, V)`` -> ``(B, 1)``.
+    """Return one token for each row of ``logits``: ``(B, V)`` -> ``(B,)``.
 
-    Drawing happens on the CPU, so that one seed gives one text on every device.
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)
-    weights = (logits.float() / temperature).softmax(dim=-1).cpu()
-    return torch.multinomial(weights, num_samples=1, generator=generator).to(logits.device)
-
-
-def show_snapshots(snapshots: Sequence[tuple[str, str]], label: str) -> None:
-    """Display texts one at a time, with a slider to move between them; the last is shown first.
+    The strategies apply in the order repetition penalty, temperature, top-k, top-p, min-p, each on
+    what the one before left; then a token is drawn from the softmax of the rest. Drawing happens
+    on the CPU, so that one seed gives one text on every device.
 
     Args:
-        snapshots: ``(caption, text)`` of each, for example of one moment of the training.
-        label: what the slider moves through, for example "training step".
+        logits: ``(B, V)``, of the last position of each text.
+        previous: ``(B, T)``, the texts so far, for the repetition penalty.
+        greedy: take the most likely token. Nothing is drawn, and of the strategies only the
+            repetition penalty could change the outcome; the others are left out.
+        temperature: see :func:`scale_temperature`.
+        top_k: see :func:`keep_top_k`.
+        top_p: see :func:`keep_top_p`.
+        min_p: see :func:`keep_min_p`.
+        repetition_penalty: see :func:`penalize_repetition`.
+        generator: a CPU generator, where the draws come from; torch's global one by default.
 
-    The page works without a network, and the slider with the arrow keys. Text is escaped.
+    Raises:
+        ValueError: an impossible strategy, a penalty without ``previous``, or a row of logits
+            that is no distribution.
     """
-    if not snapshots:
-        raise ValueError("snapshots is empty: there is no text to show.")
-    last = len(snapshots) - 1
-    panels = "".join(
-        f'<div class="course-snapshot"{"" if number == last else " hidden"}>'
-        f'<p style="margin:0.3rem 0"><strong>{html.escape(caption)}</strong></p>'
-        '<div style="white-space:pre-wrap;overflow-wrap:anywhere;min-height:11em;'
-        "font-family:monospace;font-size:0.9em;line-height:1.35;padding:0.6rem 0.8rem;"
-        f'border:1px solid #8888;border-radius:6px">{html.escape(text)}</div></div>'
-        for number, (caption, text) in enumerate(snapshots)
-    )
-    # All of the script: show the panel of the slider's number, and say its caption aloud.
-    script = (
-        "const panels=this.closest('.course-snapshots').querySelectorAll('.course-snapshot');"
-        "panels.forEach((panel,number)=>{panel.hidden=number!=this.value});"
-        "this.setAttribute('aria-valuetext',panels[this.value].querySelector('strong').textContent)"
-    )
-    display(
-        HTML(
-            '<div class="course-snapshots" style="max-width:46rem"><label style="display:flex;'
-            f'gap:0.8rem;align-items:center"><span>{html.escape(label)}</span>'
-            f'<input type="range" min="0" max="{last}" value="{last}" style="flex:1" '
-            f'aria-valuetext="{html.escape(snapshots[-1][0])}" oninput="{script}"></label>'
-            f'<div aria-live="polite">{panels}</div></div>'
+    logits = logits.float()
+    if repetition_penalty != 1:
+        if previous is None:
+            raise ValueError(
+                f"repetition_penalty={repetition_penalty} needs previous=, the texts so far (B, T)."
+            )
+        logits = penalize_repetition(logits, previous, repetition_penalty)
+    if greedy:
+        best = logits.max(dim=-1)
+        _check_finite(best.values)
+        return best.indices
+    logits = scale_temperature(logits, temperature)
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
+    if min_p is not None:
+        logits = keep_min_p(logits, min_p)
+    probabilities = logits.softmax(dim=-1).cpu()
+    _check_finite(probabilities.sum(dim=-1))
+    drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)  # (B, 1)
+    return drawn[:, 0].to(logits.device)
+
+
+def _check_finite(values: Tensor) -> None:
+    """Raise ValueError unless every row's value ``(B,)`` is a finite number."""
+    if not values.isfinite().all():
+        row = values.isfinite().tolist().index(False)
+        raise ValueError(
+            f"the logits of row {row} hold nan or inf, or rule out every token with -inf. "
+            "Did the training diverge, or is temperature too close to 0?"
         )
-    )
+
+
+def stream(
+    model: GPT,
+    prompts: Prompts,
+    max_new_tokens: int,
+    *,
+    stop: Sequence[int] = (),
+    cache: bool = True,
+    stride: int = 1,
+    generator: torch.Generator | None = None,
+    **strategy: Any,
+) -> Iterator[Tensor]:
+    """Yield the next token of every prompt, ``(B,)`` on the model's device, step by step.
+
+    A text longer than ``block_size`` is read through a window that ends with its last token. When
+    the window is full, its first ``stride`` tokens are forgotten. Then every position changes and
+    the window is read again as a whole, so with ``stride=1`` the model always knows as much as it
+    can but the cache no longer helps; a larger ``stride`` is fast again. Each row has its own
+    window, so that in a batch a prompt gets the text that it gets alone, if nothing is drawn.
+
+    Args:
+        model: it is in eval mode until the stream ends, and then in the mode it was in.
+        prompts: ``(B, T)``, or one sequence of ids for each text; lengths may differ.
+        max_new_tokens: how many steps to take at most.
+        stop: ids that end a text. The stream ends when all texts have; the tokens of a text after
+            its first stop token mean nothing.
+        cache: keep keys and values instead of reading the window again for each token; the same
+            text, sooner.
+        stride: how many tokens to forget at once, from 1 to ``block_size``.
+        generator: a CPU generator, where the draws come from; torch's global one by default.
+        **strategy: of :func:`next_token`, such as ``greedy=True`` or ``top_p=0.9``.
+
+    Raises:
+        ValueError: no prompt, one that is empty or longer than ``block_size``, an id outside the
+            vocabulary, a negative ``max_new_tokens``, or an impossible ``stride`` or strategy; all
+            before the first step.
+    """
+    rows = _checked(model, prompts, max_new_tokens, stop)
+    if not 1 <= stride <= model.config.block_size:
+        raise ValueError(
+            f"stride={stride} must be from 1 to block_size={model.config.block_size}, "
+            "the number of tokens to forget when the window is full."
+        )
+    # A draw from made-up logits, so that a wrong strategy is an error here and not on the way.
+    id_0 = torch.tensor([[0]])
+    next_token(torch.zeros(1, 1), previous=id_0, generator=torch.Generator(), **strategy)
+    strategy["generator"] = generator
+    return _stream(model, rows, max_new_tokens, stop, cache, stride, strategy)
+
+
+@torch.no_grad()  # as a decorator it is off again in between, while the caller has the token
+def _stream(
+    model: GPT,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    stop: Sequence[int],
+    cache: bool,
+    stride: int,
+    strategy: dict[str, Any],
+) -> Iterator[Tensor]:
+    device, block_size = model.head.weight.device, model.config.block_size
+    ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
+    T = max(len(row) for row in rows)
+    firsts = [T - len(row) for row in rows]  # the column where each text begins
+    stop_ids = torch.tensor(list(stop), dtype=torch.long, device=device)
+    running = torch.ones(len(rows), dtype=torch.bool, device=device)
+    begins = None
+    with _eval_mode(model):
+        for end in range(T, T + max_new_tokens):
+            before, begins = begins, [_window(first, end, block_size, stride) for first in firsts]
+            left = min(begins)
+            moved = begins != before
+            if moved:
+                # Padding and what a row has forgotten are the same to the model: hidden columns.
+                n_pad = torch.tensor(begins, device=device) - left if left < max(begins) else None
+                # A full window moves before it can be added to, so its keys need not be kept.
+                past = model.new_cache() if cache and end - left < block_size else None
+            new = ids[:, left if moved or not cache else end - 1 : end]
+            x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), the last position
+            token = next_token(model.head(x), previous=ids[:, :end], **strategy)  # (B,)
+            ids[:, end] = token
+            yield token
+            if stop:
+                running &= ~torch.isin(token, stop_ids)
+                if not running.any():
+                    return
+
+
+def _window(first: int, end: int, block_size: int, stride: int) -> int:
+    """Return the column where the window of a text in columns ``first`` to ``end`` begins."""
+    return first + stride * math.ceil(max(end - first - block_size, 0) / stride)
+
+
+def _left_padded(rows: list[list[int]], room: int) -> Tensor:
+    """Return ``(B, T + room)``: each row's ids, ending in column ``T``, then ``room`` zeros.
+
+    The padding repeats the row's own first id. The model does not see it, and the repetition
+    penalty, which counts no token twice, has seen that id anyway.
+    """
+    T = max(len(row) for row in rows)
+    return torch.tensor([row[:1] * (T - len(row)) + row + [0] * room for row in rows])
+
+
+def generate(
+    model: GPT,
+    prompts: Prompts,
+    max_new_tokens: int,
+    *,
+    stop: Sequence[int] = (),
+    **options: Any,
+) -> list[list[int]]:
+    """Return each prompt with its continuation, up to and including its first stop token.
+
+    Args:
+        model, prompts, max_new_tokens, stop: see :func:`stream`.
+        **options: all else that :func:`stream` takes: ``cache``, ``stride``, ``generator`` and the
+            strategy of :func:`next_token`.
+
+    Raises:
+        ValueError: as :func:`stream` does.
+    """
+    rows = _rows(prompts)
+    steps = list(stream(model, rows, max_new_tokens, stop=stop, **options))
+    continuations = torch.stack(steps, dim=1).tolist() if steps else [[]] * len(rows)
+    return [row + _until(stop, more) for row, more in zip(rows, continuations, strict=True)]
+
+
+def _until(stop: Sequence[int], ids: list[int]) -> list[int]:
+    """Return ``ids`` up to and including the first that is in ``stop``."""
+    return next((ids[: n + 1] for n, id_ in enumerate(ids) if id_ in stop), ids)
+
+
+@torch.no_grad()
+def beam_search(
+    model: GPT,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    n_beams: int,
+    *,
+    stop: Sequence[int] = (),
+    length_penalty: float = 1.0,
+) -> list[tuple[list[int], float]]:
+    """Search for the most likely continuation: at each step the ``n_beams`` best texts go on.
+
+    A text is finished when it is among the ``n_beams`` best and ends with a stop token or has
+    ``max_new_tokens``. The search ends when ``n_beams`` texts are finished, or none is left.
+
+    Args:
+        model: it is left in the mode it was in.
+        prompt: the ids of one text, at least one.
+        max_new_tokens: how many tokens to add at most; with the prompt at most ``block_size``.
+        n_beams: how many texts to keep; 1 is greedy decoding.
+        stop: ids that end a text.
+        length_penalty: the exponent in the score. 0 compares the sums, which favours short texts;
+            1 compares the mean of a token; what is above 1 favours long texts.
+
+    Returns:
+        at most ``n_beams`` pairs of a text, prompt included, and its score, the best first. The
+        score is the sum of the log-probabilities of the ``n`` new tokens, in nats, divided by
+        ``n ** length_penalty``; the stop token is one of them.
+
+    Raises:
+        ValueError: as :func:`stream` does, ``n_beams`` below 1, or more tokens than ``block_size``.
+
+    Source: Sutskever et al., 2014, "Sequence to sequence learning with neural networks", section
+    3.2, for the search; Wu et al., 2016, "Google's neural machine translation system", section 7,
+    for the division by a power of the length.
+    """
+    [prompt] = _checked(model, [prompt], max_new_tokens, stop)
+    if n_beams < 1:
+        raise ValueError(f"n_beams={n_beams} must be at least 1.")
+    if len(prompt) + max_new_tokens > model.config.block_size:
+        raise ValueError(
+            f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
+            f"block_size={model.config.block_size}; beam search has no window that moves."
+        )
+    device, cache = model.head.weight.device, model.new_cache()
+    stop_ids = torch.tensor(sorted(set(stop)), dtype=torch.long, device=device)
+    # At most as many candidates end as there are beams times stop tokens; n_beams more go on.
+    n_candidates = n_beams * (len(stop_ids) + 1)
+    texts = new = torch.tensor([prompt], device=device)  # (beams, T)
+    totals = torch.zeros(1, device=device)  # (beams,), summed log-probability of the new tokens
+    finished: list[tuple[list[int], float]] = []
+    with _eval_mode(model):
+        for n in range(1, max_new_tokens + 1):
+            logits = model.head(model.features(new, cache=cache)[:, -1])  # (beams, V)
+            sums = (totals[:, None] + logits.float().log_softmax(dim=-1)).flatten()  # (beams * V,)
+            totals, order = sums.topk(min(n_candidates, len(sums)))  # the best first
+            beams, tokens = order // logits.shape[1], order % logits.shape[1]
+            texts = torch.cat([texts[beams], tokens[:, None]], dim=1)
+            ends = torch.isin(tokens, stop_ids) | (n == max_new_tokens)
+            for row in ends[:n_beams].nonzero()[:, 0]:
+                finished.append((texts[row].tolist(), totals[row].item() / n**length_penalty))
+            goes_on = (~ends).nonzero()[:n_beams, 0]
+            if len(finished) >= n_beams or len(goes_on) == 0:
+                break
+            texts, totals, new = texts[goes_on], totals[goes_on], tokens[goes_on, None]
+            for layer in cache:
+                layer.select(beams[goes_on])
+    finished.sort(key=lambda text_and_score: text_and_score[1], reverse=True)
+    return finished[:n_beams] or [(prompt, 0.0)]
+
+
+@contextmanager
+def _eval_mode(model: GPT) -> Iterator[None]:
+    """Put ``model`` in eval mode, and back into the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _checked(
+    model: GPT, prompts: Prompts, max_new_tokens: int, stop: Sequence[int]
+) -> list[list[int]]:
+    """Return the prompts as lists; raise ValueError for what the model cannot read or write."""
+    V, block_size = model.config.vocab_size, model.config.block_size
+    rows = _rows(prompts)
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0.")
+    if not rows:
+        raise ValueError("prompts is empty; give at least one prompt.")
+    for number, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"prompt {number} is empty; a model needs a token to start from.")
+        if len(row) > block_size:
+            raise ValueError(
+                f"prompt {number} has {len(row)} tokens; the model reads at most "
+                f"block_size={block_size}. Keep its end: prompt[-{block_size}:]."
+            )
+        _check_ids(f"prompt {number}", row, V)
+    _check_ids("stop", stop, V)
+    return rows
+
+
+def _check_ids(name: str, ids: Sequence[int], V: int) -> None:
+    for id_ in ids:
+        if not (isinstance(id_, Integral) and 0 <= id_ < V):
+            raise ValueError(
+                f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. "
+                "Was the text encoded by another tokenizer?"
+            )
+
+
+def _rows(prompts: Prompts) -> list[list[int]]:
+    """Return prompts, a tensor ``(B, T)`` or sequences of ids, as lists of ids."""
+    if isinstance(prompts, Tensor):
+        prompts = prompts.tolist()
+    if any(not isinstance(row, Tensor | Sequence) or isinstance(row, str) for row in prompts):
+        raise ValueError(
+            "prompts must hold one sequence of ids for each text; for one prompt, write [prompt]."
+        )
+    return [row.tolist() if isinstance(row, Tensor) else list(row) for row in prompts]

@@ -15,6 +15,7 @@ from typing import Any
 from IPython.display import HTML, display
 
 from course_utils.bpe import BPETokenizer, from_symbols
+from course_utils.plots import slider
 
 Piece = str | bytes
 
@@ -27,7 +28,6 @@ _STYLE = """<style>
 .course-tokens figcaption{margin:0 0 .3em}
 .course-tokens ol{display:flex;flex-wrap:wrap;gap:3px;list-style:none;margin:0!important;
  padding:0!important}
-.course-tokens ol[hidden]{display:none}
 .course-tokens li{background:#dbe9f6;color:#111;border:1px solid #5b6b7a;border-radius:3px;
  font:14px/1.5 ui-monospace,Menlo,Consolas,monospace;margin:0;max-width:100%;padding:0 3px;
  position:relative;text-align:center;unicode-bidi:isolate;box-sizing:border-box}
@@ -43,7 +43,6 @@ _STYLE = """<style>
  vertical-align:top;
  white-space:normal}
 .course-tokens th{overflow-wrap:normal;width:7.5em}
-.course-tokens input{accent-color:#0072b2;max-width:100%;vertical-align:middle;width:22em}
 </style>"""
 
 
@@ -105,25 +104,13 @@ def show_merges(tokenizer: BPETokenizer, text: str, merge_counts: Iterable[int])
             f"merge_counts={positions} must name at least one number of merges, "
             f"from 0 to {len(tokenizer.merges)}."
         )
-    labels, lists = [], []
+    panels = []
     for merges in positions:
         ids, pieces = tokens_of(BPETokenizer(tokenizer.merges[:merges]), text)
-        labels.append(f"{_count(merges, 'merge')}: {_count(len(ids), 'token')}")
-        lists.append(_list(pieces, ids, label=labels[-1], hidden=merges != positions[-1]))
-    last = len(positions) - 1
-    # The handler stands in the element itself: it needs no script, no id and no library, and works
-    # wherever the output is shown. Without JavaScript the last position stays in view.
-    move = (
-        "const f=this.closest('figure'),l=f.querySelectorAll('ol'),v=+this.value;"
-        "l.forEach((e,i)=>{e.hidden=i!==v});const t=l[v].getAttribute('aria-label');"
-        "f.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)"
-    )
-    slider = (
-        f'<label>Merges applied <input type="range" min="0" max="{last}" value="{last}" step="1" '
-        f'aria-valuetext="{labels[-1]}" oninput="{html.escape(move)}"></label> '
-        f"<output>{labels[-1]}</output>"
-    )
-    display(HTML(_figure(slider, "".join(lists), caption_is_html=True)))
+        caption = f"{_count(merges, 'merge')}: {_count(len(ids), 'token')}"
+        panels.append((caption, _list(pieces, ids)))
+    merged = slider("Merges applied", panels)
+    display(HTML(f'{_STYLE}<div class="course-tokens">{merged}</div>'))
 
 
 def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
@@ -277,8 +264,6 @@ def _list(
     pieces: Sequence[Piece],
     ids: Sequence[int] | None = None,
     show_ids: bool = False,
-    label: str = "",
-    hidden: bool = False,
 ) -> str:
     items = []
     for position, piece in enumerate(pieces):
@@ -292,13 +277,10 @@ def _list(
         )
         if (b"\n" if isinstance(piece, bytes) else "\n") in piece:
             items.append('<li class="br" aria-hidden="true"></li>')
-    label = label or _count(len(pieces), "token")
     # Safari drops the list from what it speaks when it has no bullets, unless role says so.
-    attributes = f'role="list" aria-label="{html.escape(label)}"' + (" hidden" if hidden else "")
-    return f"<ol {attributes}>{''.join(items)}</ol>"
+    return f'<ol role="list" aria-label="{_count(len(pieces), "token")}">{"".join(items)}</ol>'
 
 
-def _figure(caption: str, body: str, caption_is_html: bool = False) -> str:
-    caption = caption if caption_is_html else html.escape(caption)
-    head = f"<figcaption>{caption}</figcaption>" if caption else ""
+def _figure(caption: str, body: str) -> str:
+    head = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'{_STYLE}<figure class="course-tokens">{head}{body}</figure>'

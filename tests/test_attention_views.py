@@ -110,19 +110,6 @@ def test_errors_say_what_to_do(view, change, message):
 # --- in the browser --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    switches = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking"
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=switches.split())
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def site(tmp_path):
     """Serve a folder laid out as the book; yields the folder and its address."""

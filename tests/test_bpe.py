@@ -1,14 +1,17 @@
 """The BPE tokenizer against GPT-2's, against `tokenizers`, and against a slow plain version."""
 
+import base64
 import copy
+import itertools
 import json
 import pickle
+import random
 import time
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
@@ -37,6 +40,26 @@ PIECES = st.one_of(
     st.sampled_from(["<|endoftext|>", "<|end"]),
 )
 TEXTS = st.one_of(ASSIGNED, st.lists(PIECES, max_size=15).map("".join))
+# Special tokens that overlap, start alike and end in white space.
+OVERLAPPING = ["<|a|>", "<|a|><|b|>", "|><|", "<|a|>x", "'r", " \n "]
+TANGLES = st.lists(
+    st.one_of(
+        st.sampled_from(["<|a|>", "<|b|>", "<|", "a", "|>", "|><|", "<|a|><|b|>", "x", "<"]),
+        st.sampled_from(["don't", "we're", "'re", "'r", "'", "'l", "l", " ", "  ", "\n", "\r\n"]),
+        st.sampled_from(["the", " the", "12", "!?", "é", "🙂", "\u00a0", "\u3000"]),
+    ),
+    max_size=20,
+).map("".join)
+
+
+@st.composite
+def cut_texts(draw) -> tuple[str, list[str]]:
+    """A text, and the same text in pieces, empty ones included."""
+    text = draw(st.one_of(TANGLES, TEXTS))
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    one_by_one = draw(st.booleans())
+    cuts = list(range(len(text))) if one_by_one else cuts
+    return text, [text[i:j] for i, j in pairwise([0, *cuts, len(text)])]
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +82,39 @@ def trained() -> BPETokenizer:
     return BPETokenizer.train(SAMPLE[:100_000], 600, ["<|endoftext|>"])
 
 
-def slow_merges(text: str, n_merges: int, special_tokens=()) -> list[tuple[bytes, bytes]]:
+@pytest.fixture(scope="module")
+def tangled() -> BPETokenizer:
+    return BPETokenizer.train(SAMPLE[:50_000] + "<|a|> ||>>  \n\n" * 9, 400, OVERLAPPING)
+
+
+# The definitions, slow and plain
+
+
+def slow_split(text: str, special_tokens=()) -> list[str]:
+    """Cut out special tokens: at each place, try the longest first."""
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    parts, ordinary, i = [], "", 0
+    while i < len(text):
+        found = next((token for token in longest_first if text.startswith(token, i)), None)
+        if found:
+            parts += [ordinary, found]
+            ordinary = ""
+        else:
+            ordinary += text[i]
+        i += len(found or text[i])
+    return [*parts, ordinary]
+
+
+def to_bytes(word: str) -> list[bytes]:
+    return [bytes([byte]) for byte in word.encode()]
+
+
+def slow_merges(text: str, n_tokens: int, special_tokens=()) -> list[tuple[bytes, bytes]]:
     """Learn merges by the definition: count everything again for each merge."""
-    if special_tokens:
-        parts = regex.split("|".join(map(regex.escape, special_tokens)), text)
-    else:
-        parts = [text]
-    words = [
-        [bytes([byte]) for byte in word.encode()]
-        for part in parts
-        for word in PATTERN.findall(part)
-    ]
+    ordinary = [part for part in slow_split(text, special_tokens) if part not in special_tokens]
+    words = [to_bytes(word) for part in ordinary for word in PATTERN.findall(part)]
     merges = []
-    for _ in range(n_merges):
+    while len({left + right for left, right in merges}) < n_tokens:
         counts = Counter(pair for word in words for pair in pairwise(word))
         if not counts:
             break
@@ -79,6 +122,27 @@ def slow_merges(text: str, n_merges: int, special_tokens=()) -> list[tuple[bytes
         merges.append(best)
         words = [merge_pair(word, best) for word in words]
     return merges
+
+
+def slow_word(merges, word: str) -> list[bytes]:
+    """Merge everywhere the pair that was learned first, again and again."""
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    tokens = to_bytes(word)
+    while known := [pair for pair in pairwise(tokens) if pair in ranks]:
+        tokens = merge_pair(tokens, min(known, key=ranks.get))
+    return tokens
+
+
+def slow_encode(tokenizer: BPETokenizer, text: str) -> list[int]:
+    id_of = {token: id_ for id_, token in tokenizer.vocab.items()}
+    ids = []
+    for part in slow_split(text, tokenizer.special_tokens):
+        if part in tokenizer.special_tokens:
+            ids.append(tokenizer.special_tokens[part])
+        else:
+            words = PATTERN.findall(part)
+            ids += [id_of[t] for word in words for t in slow_word(tokenizer.merges, word)]
+    return ids
 
 
 # GPT-2's files
@@ -152,16 +216,48 @@ def test_symbols_are_one_for_each_byte():
 # Training
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.text(alphabet="ab c\n1é", max_size=80), st.integers(0, 30))
-def test_training_learns_what_the_definition_says(text, n_merges):
-    slow = slow_merges(text, n_merges)
-    assert BPETokenizer.train(text, 256 + n_merges).merges[: len(slow)] == slow
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.text(alphabet="ab", min_size=1), st.text(alphabet="ab c\n1éßÿ", min_size=1)),
+    st.integers(0, 60),
+)
+def test_training_learns_what_the_definition_says(text, n_tokens):
+    assert BPETokenizer.train(text, 256 + n_tokens).merges == slow_merges(text, n_tokens)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut_texts(), st.integers(0, 40))
+def test_training_on_pieces_learns_what_the_definition_says_of_the_whole(cut, n_tokens):
+    text, pieces = cut
+    slow = slow_merges(text, n_tokens, OVERLAPPING)
+    size = 256 + len(OVERLAPPING) + n_tokens
+    if "".join(part for part in slow_split(text, OVERLAPPING) if part not in OVERLAPPING):
+        assert BPETokenizer.train(iter(pieces), size, OVERLAPPING).merges == slow
+    else:
+        with pytest.raises(ValueError, match="the corpus is empty"):
+            BPETokenizer.train(iter(pieces), size, OVERLAPPING)
 
 
 def test_training_on_real_text_learns_what_the_definition_says():
     text = SAMPLE[:6_000]
-    assert BPETokenizer.train(text, 256 + 150).merges == slow_merges(text, 150)
+    assert BPETokenizer.train(text, 256 + 400).merges == slow_merges(text, 400)
+
+
+def test_training_on_an_open_file_equals_training_on_its_text(tmp_path, trained):
+    (tmp_path / "text.txt").write_text(SAMPLE[:100_000], encoding="utf-8")
+    with open(tmp_path / "text.txt", encoding="utf-8") as lines:
+        assert BPETokenizer.train(lines, 600, ["<|endoftext|>"]).merges == trained.merges
+
+
+def test_training_does_not_hold_the_text():
+    lines = (f"The line {n % 100} of a long file, don't you see?  \n" for n in range(20_000))
+    tracemalloc.start()
+    try:
+        BPETokenizer.train(lines, 400, ["<|endoftext|>"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 400_000  # bytes; the text has 900,000
 
 
 def test_ties_go_to_the_greater_pair():
@@ -195,7 +291,12 @@ def test_training_stops_when_nothing_is_left_to_merge():
     tokenizer = BPETokenizer.train("abc", 1_000)
     assert tokenizer.vocab_size == 258
     assert tokenizer.encode("abc") == [257]
-    assert BPETokenizer.train("", 1_000).vocab_size == 256
+
+
+@pytest.mark.parametrize("text", ["", [], ["", ""], "<|x|><|x|>", iter(())])
+def test_an_empty_corpus_is_explained(text):
+    with pytest.raises(ValueError, match="the corpus is empty: give text to learn from"):
+        BPETokenizer.train(text, 1_000, ["<|x|>"])
 
 
 def test_the_first_merges_of_a_tokenizer_are_a_smaller_tokenizer(trained):
@@ -210,7 +311,110 @@ def test_training_the_whole_corpus_takes_seconds():
     tokenizer = BPETokenizer.train(SAMPLE, 1_000, ["<|endoftext|>"])
     seconds = time.perf_counter() - start
     assert tokenizer.vocab_size == 1_000
-    assert seconds < 20  # about 1 s on one quiet core
+    assert seconds < 15  # about 0.5 s on one quiet core
+
+
+# Encoding, in one piece or in many
+
+
+PARTS = st.text(alphabet="ab", min_size=1, max_size=3).map(str.encode)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(PARTS, PARTS), max_size=12), st.text(alphabet="ab", max_size=30))
+def test_encoding_merges_as_the_definition_says(merges, word):
+    tokenizer = BPETokenizer(merges)
+    assert [tokenizer.vocab[id_] for id_ in tokenizer.encode(word)] == slow_word(merges, word)
+
+
+@settings(max_examples=500, deadline=None)
+@given(cut_texts())
+def test_the_ids_of_pieces_are_those_of_the_whole_text(tangled, cut):
+    text, pieces = cut
+    ids = slow_encode(tangled, text)
+    assert tangled.encode(text) == ids
+    assert list(tangled.encode_iterable(iter(pieces))) == ids
+    assert tangled.decode(ids) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut_texts())
+def test_gpt2_ids_of_pieces_equal_those_of_transformers(gpt2, reference, cut):
+    text, pieces = cut
+    assert list(gpt2.encode_iterable(pieces)) == reference.encode(text)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n", "  \n\t"])
+def test_the_ids_of_an_open_file_are_those_of_its_text(gpt2, reference, tmp_path, newline):
+    text = SAMPLE[:20_000].replace("\n", newline) + "<|endoftext|>We'll"
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    with open(tmp_path / "text.txt", encoding="utf-8", newline="") as lines:
+        assert list(gpt2.encode_iterable(lines)) == reference.encode(text)
+
+
+def test_pieces_are_read_when_they_are_needed(gpt2):
+    read = []
+    lines = (read.append(n) or f"line {n}, and more\n" for n in itertools.count())
+    ids = gpt2.encode_iterable(lines)
+    assert read == []
+    assert (
+        list(itertools.islice(ids, 1_000))
+        == gpt2.encode("".join(f"line {n}, and more\n" for n in range(300)))[:1_000]
+    )
+    assert len(read) < 1_000 / 6 + 5  # a line has about six tokens
+
+
+@pytest.mark.parametrize("end", ["\n", " ", "don't", "、"])
+def test_encoding_pieces_takes_constant_memory(gpt2, end):
+    def lines(count: int):
+        return (f"The line {n % 100} of a long file, don't you see?{end}" for n in range(count))
+
+    gpt2.encode("".join(lines(100)))  # the words that a tokenizer remembers
+    tracemalloc.start()
+    try:
+        n_ids = sum(1 for _ in gpt2.encode_iterable(lines(10_000)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert n_ids > 100_000
+    assert peak < 20_000  # bytes; the text has 460,000
+
+
+def test_long_words_are_not_remembered(gpt2):
+    gpt2.encode(f"{'ab' * 17} {'ab' * 15}")
+    assert " " + "ab" * 15 in gpt2._cache
+    assert max(map(len, gpt2._cache)) <= 32
+
+
+LONG = {
+    "one letter": "a" * 100_000,
+    "two letters": "ab" * 50_000,
+    "random letters": base64.b32encode(random.Random(0).randbytes(62_500)).decode().lower(),
+    "base64": base64.b64encode(random.Random(1).randbytes(75_000)).decode(),
+    "spaces": " " * 100_000 + "x",
+    "dashes": "-" * 100_000,
+    "emoji": "🙂" * 25_000,
+}
+# base32 has a few digits; letters alone make one word.
+LONG["random letters"] = LONG["random letters"].translate(str.maketrans("234567", "etaoin"))
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_word_takes_little_time(gpt2, reference, name):
+    text = LONG[name]
+    start = time.perf_counter()
+    ids = gpt2.encode(text)
+    seconds = time.perf_counter() - start
+    assert ids == reference.encode(text)
+    assert seconds < 4  # about 0.1 s on one quiet core; a square of the length takes minutes
+
+
+def test_a_long_word_letter_by_letter_takes_little_time(gpt2):
+    text = LONG["random letters"]
+    start = time.perf_counter()
+    ids = list(gpt2.encode_iterable(text))
+    assert time.perf_counter() - start < 6  # about 0.3 s on one quiet core
+    assert ids == gpt2.encode(text)
 
 
 # Against `tokenizers`
@@ -299,6 +503,14 @@ def test_an_unknown_id_is_named(trained):
 def test_encoding_something_else_than_text_is_explained(trained, value):
     with pytest.raises(TypeError, match="expects text"):
         trained.encode(value)
+
+
+@pytest.mark.parametrize("pieces", [[b"bytes"], ["text", None], b"bytes"])
+def test_pieces_that_are_not_text_are_explained(trained, pieces):
+    with pytest.raises(TypeError, match=r"a piece of the text is of type .*; expected str"):
+        list(trained.encode_iterable(pieces))
+    with pytest.raises(TypeError, match=r"Open a file as text"):
+        BPETokenizer.train(pieces, 300)
 
 
 def test_a_vocabulary_without_a_needed_token_is_refused():

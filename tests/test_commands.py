@@ -150,6 +150,20 @@ def test_make_lab():
         assert "02_tokenization.ipynb" in listing
 
 
+@needs_environment
+@pytest.mark.parametrize("only", ["", "ONLY=bpe"])
+def test_make_bench(only):
+    done = make(ROOT, "bench", "BENCH_OPTIONS=--quick", *filter(None, [only]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for title in ("BPE training", "BPE encoding", "BPE round trip"):
+        assert re.search(rf"^{title}", done.stdout, flags=re.MULTILINE)
+    for title in ("Mini-LLM", "What each ingredient buys", "Generation", "Attention"):
+        assert bool(re.search(rf"^{title}", done.stdout, flags=re.MULTILINE)) == (not only)
+    numbers = re.findall(r"\d+\.\d+", done.stdout)
+    assert len(numbers) > (10 if only else 60)
+    assert not re.search(r"\bnan\b|\binf\b", done.stdout)
+
+
 def test_readme_names_only_commands_that_are_tested():
     text = (ROOT / "README.md").read_text()
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
@@ -158,6 +172,8 @@ def test_readme_names_only_commands_that_are_tested():
         "make lab",
         "make serve",
         "make clean",
+        "make bench",
+        "make bench ONLY=bpe",
         ".venv/bin/python -m course_utils doctor",
         ".venv/bin/python -m course_utils fetch --chapters",
         ".venv/bin/python -m course_utils fetch",

@@ -1,17 +1,24 @@
 """Texts, characters as tokens, splits and batches; and the n-gram baseline that counts them."""
 
-import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.lm import Lidstone
-from nltk.util import ngrams
 
-from course_utils import assets, metrics
-from course_utils.corpora import CharTokenizer, get_batch, load_text, split
+from course_utils import assets, corpora
+from course_utils.corpora import (
+    CharTokenizer,
+    get_batch,
+    load_text,
+    open_tokens,
+    split,
+    write_tokens,
+)
 
 
 def test_the_corpus_is_the_course_s_own():
@@ -95,94 +102,105 @@ def test_every_place_of_the_corpus_is_drawn():
     assert y.max() == 9
 
 
-# --- metrics -------------------------------------------------------------------------------------
+def test_a_corpus_that_is_empty_or_too_short_says_so():
+    for empty in (torch.empty(0, dtype=torch.long), np.empty(0, dtype=np.uint16)):
+        with pytest.raises(ValueError, match="the corpus is empty"):
+            get_batch(empty, 2, 4)
+        with pytest.raises(ValueError, match="0 ids cannot be split"):
+            split(empty)
+    for short in (torch.arange(4), np.arange(4, dtype=np.uint16)):
+        with pytest.raises(ValueError, match=r"has 4 tokens.*block_size=4.*need 5"):
+            get_batch(short, 2, 4)
 
 
-def test_perplexity_and_bits():
-    assert metrics.perplexity(math.log(65)) == pytest.approx(65)
-    assert metrics.perplexity(0.0) == 1.0
-    assert metrics.perplexity(10_000.0) == math.inf
-    assert metrics.bits(math.log(2)) == pytest.approx(1)
-    with pytest.raises(ValueError, match="is negative"):
-        metrics.perplexity(-1.2)
+# --- token ids in a file -------------------------------------------------------------------------
+
+VOCABULARIES = st.sampled_from([1, 65, 65_535, 65_536, 65_537, 2**32])
 
 
-def test_trigram_by_hand():
-    """In `a b a b a` after (a, b) comes a twice; every level mixes in the one below."""
-    model = metrics.NGram(3, 2, strength=2.0).fit(torch.tensor([0, 1, 0, 1, 0]))
-    unigram = (3 + 2 * 0.5) / (5 + 2)
-    bigram = (2 + 2 * unigram) / (2 + 2)  # a after b: twice of twice
-    trigram = (2 + 2 * bigram) / (2 + 2)
-    assert model.probabilities[0, 1, 0] == pytest.approx(trigram)
-    assert model.cross_entropy(torch.tensor([0, 1, 0])) == pytest.approx(-math.log(trigram))
-    assert model.cross_entropy(torch.tensor([0, 1, 1])) == pytest.approx(-math.log(1 - trigram))
+@settings(deadline=None, max_examples=60)
+@given(st.data(), VOCABULARIES, st.integers(1, 5), st.integers(0, 2**31))
+def test_a_file_holds_the_ids_and_gives_the_same_batches(data, vocab_size, block_size, seed):
+    ids = data.draw(st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=40))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ids.npy"
+        assert write_tokens(path, iter(ids), vocab_size) == len(ids)
+        mapped = open_tokens(path)
+        assert isinstance(mapped, np.memmap)
+        assert mapped.dtype == (np.uint16 if vocab_size <= 65_536 else np.uint32)
+        assert mapped.tolist() == np.load(path).tolist() == ids  # any numpy can read it
+        assert corpora.to_tensor(mapped).tolist() == ids
+        if len(ids) > block_size:
+            for part in (slice(None), slice(len(ids) - block_size - 1, None)):
+                generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+                ours = get_batch(mapped[part], 3, block_size, generators[0])
+                theirs = get_batch(torch.tensor(ids)[part], 3, block_size, generators[1])
+                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+                assert ours[0].dtype == torch.int64
+        del mapped  # Windows cannot remove a file that is mapped
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.lists(st.integers(0, 4), min_size=4, max_size=80), st.integers(1, 4))
-def test_ngram_probabilities_sum_to_one(ids, order):
-    table = metrics.NGram(order, 5, strength=0.7).fit(torch.tensor(ids)).probabilities
-    assert table.shape == (5,) * order
-    assert np.allclose(table.sum(-1), 1)
-    assert table.min() > 0
+@pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 200_000])
+def test_more_ids_than_one_piece(tmp_path, n):
+    assert write_tokens(tmp_path / "ids.npy", (i % 50_000 for i in range(n)), 50_257) == n
+    assert np.array_equal(open_tokens(tmp_path / "ids.npy"), np.arange(n) % 50_000)
 
 
-def test_unigram_agrees_with_nltk():
-    """Mixing with a uniform guess of strength γ·V is Lidstone's additive smoothing with γ."""
-    text = "abracadabra, said the cat"
-    tokenizer = CharTokenizer.from_text(text)
-    ids = torch.tensor(tokenizer.encode(text))
-    V, gamma = tokenizer.vocab_size, 0.5
-    ours = metrics.NGram(1, V, strength=gamma * V).fit(ids)
-    theirs = Lidstone(gamma, 1)
-    theirs.fit([ngrams(text, 1)], vocabulary_text=list(set(text)))
-    # nltk's vocabulary also has an entry for unknown tokens
-    for character, probability in zip(tokenizer.characters, ours.probabilities, strict=True):
-        expected = theirs.score(character) * (len(text) + gamma * (V + 1)) / (len(text) + gamma * V)
-        assert probability == pytest.approx(expected)
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "ids.npy"
+
+    def breaks_off():
+        yield from range(100_000)
+        raise RuntimeError("the text ended in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_tokens(path, breaks_off(), 100_000)
+    assert list(path.parent.iterdir()) == []
+    write_tokens(path, [1, 2, 3], 4)
+    for ids, message in (([], "the corpus is empty"), (breaks_off(), "outside")):
+        with pytest.raises(ValueError, match=message):
+            write_tokens(path, ids, 4)
+    assert open_tokens(path).tolist() == [1, 2, 3]
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_bigram_counts_agree_with_nltk():
-    """With almost no smoothing the table is the relative frequencies that nltk counts."""
-    text = "the theatre and the three thieves"
-    tokenizer = CharTokenizer.from_text(text)
-    ours = metrics.NGram(2, tokenizer.vocab_size, strength=1e-9)
-    ours.fit(torch.tensor(tokenizer.encode(text)))
-    theirs = Lidstone(0, 2)
-    theirs.fit([list(ngrams(text, 2))], vocabulary_text=list(set(text)))
-    for a, b in set(ngrams(text, 2)):
-        [i, j] = tokenizer.encode(a + b)
-        assert ours.probabilities[i, j] == pytest.approx(theirs.score(b, [a]))
+@pytest.mark.parametrize(("wrong", "place"), [(4, 0), (-1, 2), (70_000, 1), (65_540, 70_000)])
+def test_an_id_outside_the_vocabulary_is_named(tmp_path, wrong, place):
+    ids = [0] * 80_000
+    ids[place] = wrong
+    with pytest.raises(ValueError, match=rf"id {wrong} \(place {place}\) is outside.*: 0 to 3\."):
+        write_tokens(tmp_path / "ids.npy", ids, 4)
 
 
-def test_a_longer_context_helps_on_the_corpus():
-    tokenizer = CharTokenizer.from_text(text := load_text("shakespeare"))
-    train, validation = split(torch.tensor(tokenizer.encode(text)))
-    losses = [metrics.NGram(n, 65).fit(train).cross_entropy(validation) for n in (1, 2, 3)]
-    assert losses[0] > losses[1] > losses[2] > 1.9
-    assert losses[0] < math.log(65)
+def test_files_that_are_something_else_are_named(tmp_path):
+    path = tmp_path / "ids.npy"
+    with pytest.raises(FileNotFoundError, match="write_tokens first"):
+        open_tokens(path)
+    path.write_text("To be, or not to be")
+    with pytest.raises(ValueError, match="is not a file of token ids"):
+        open_tokens(path)
+    np.save(path, np.zeros((2, 2), dtype=np.uint16))
+    with pytest.raises(ValueError, match=r"uint16 of shape \(2, 2\)"):
+        open_tokens(path)
+    np.save(path, np.zeros(3))
+    with pytest.raises(ValueError, match=r"float64 of shape \(3,\)"):
+        open_tokens(path)
+    write_tokens(path, range(1000), 1000)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="cut off"):
+        open_tokens(path)
 
 
-def test_ngram_generates_and_repeats_itself():
-    model = metrics.NGram(3, 3, strength=0.01).fit(torch.tensor([0, 1, 2] * 30))
-    drawn = model.generate([0, 1], 9, torch.Generator().manual_seed(1))
-    assert drawn[:2] == [0, 1]
-    assert len(drawn) == 11
-    assert drawn == model.generate([0, 1], 9, torch.Generator().manual_seed(1))
-    assert drawn == ([0, 1, 2] * 4)[:11]
-    with pytest.raises(ValueError, match="needs 2 ids"):
-        model.generate([0], 5, torch.Generator())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((0, 5), "at least 1"), ((9, 65), "does not fit"), ((2, 5, 0.0), "above 0")],
-)
-def test_ngram_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.NGram(*arguments)
-
-
-def test_ngram_refuses_too_few_ids():
-    with pytest.raises(ValueError, match="too few"):
-        metrics.NGram(3, 5).fit(torch.tensor([1, 2]))
+def test_batches_do_not_load_the_file(tmp_path):
+    """200 MB on paper; the disk and the memory hold only what is touched."""
+    path = tmp_path / "large.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(100_000_000,)).flush()
+    ids, process = open_tokens(path), psutil.Process()
+    training_part, _ = split(ids)
+    before = process.memory_info().rss
+    highest = 0
+    for seed in range(10):
+        x, _ = get_batch(training_part, 8, 64, torch.Generator().manual_seed(seed))
+        highest = max(highest, process.memory_info().rss - before)
+    assert x.shape == (8, 64)
+    assert highest < 40e6

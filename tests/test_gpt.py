@@ -1,4 +1,4 @@
-"""The GPT against transformers' GPT-2, its count of parameters, its start, its errors."""
+"""The GPT: cache and padding, its count of parameters, its start, its errors."""
 
 import math
 from dataclasses import replace
@@ -7,76 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from course_utils.gpt import GPT, GPTConfig
+from course_utils.gpt import GPT, POSITIONS, Block, GPTConfig
+from course_utils.layers import MLPS, NORMS
 
+quick = settings(deadline=None, max_examples=40)
 SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
 
 
 def tiny(seed=0, **changes):
     torch.manual_seed(seed)
     return GPT(replace(SMALL, **changes)).eval()
-
-
-def copied_to_transformers(model: GPT) -> GPT2LMHeadModel:
-    c = model.config
-    config = GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.block_size,
-        n_embd=c.n_embd,
-        n_layer=c.n_layer,
-        n_head=c.n_head,
-        tie_word_embeddings=c.tied,
-        activation_function="gelu_new" if c.gelu == "tanh" else "gelu",
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    theirs = GPT2LMHeadModel(config).eval()
-    state = {
-        "transformer.wte.weight": model.token_embedding.weight,
-        "transformer.wpe.weight": model.position_embedding.weight,
-        "transformer.ln_f.weight": model.norm.weight,
-        "transformer.ln_f.bias": model.norm.bias,
-        "lm_head.weight": model.head.weight,
-    }
-    for number, block in enumerate(model.blocks):
-        to = f"transformer.h.{number}."
-        attention = block.attention
-        qkv = (attention.query, attention.key, attention.value)
-        state[to + "attn.c_attn.weight"] = torch.cat([layer.weight.T for layer in qkv], dim=1)
-        state[to + "attn.c_attn.bias"] = torch.cat([layer.bias for layer in qkv])
-        pairs = {"attn.c_proj": attention.proj, "mlp.c_fc": block.mlp.fc}
-        for name, layer in (pairs | {"mlp.c_proj": block.mlp.proj}).items():
-            state[to + name + ".weight"], state[to + name + ".bias"] = layer.weight.T, layer.bias
-        for name, norm in {"ln_1": block.norm1, "ln_2": block.norm2}.items():
-            state[to + name + ".weight"], state[to + name + ".bias"] = norm.weight, norm.bias
-    missing, unexpected = theirs.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(name.endswith((".attn.bias", ".attn.masked_bias")) for name in missing)
-    return theirs
-
-
-@settings(deadline=None, max_examples=12)
-@given(
-    n_layer=st.integers(1, 3),
-    n_head=st.sampled_from([1, 2, 3]),
-    tied=st.booleans(),
-    gelu=st.sampled_from(["tanh", "none"]),
-    T=st.integers(1, 9),
-    seed=st.integers(0, 1000),
-)
-def test_logits_agree_with_transformers(n_layer, n_head, tied, gelu, T, seed):
-    model = tiny(seed, n_layer=n_layer, n_head=n_head, tied=tied, gelu=gelu)
-    for parameter in model.parameters():  # biases too, which start at zero
-        parameter.data.add_(0.1 * torch.randn(parameter.shape))
-    ids = torch.randint(11, (3, T))
-    with torch.no_grad():
-        expected = copied_to_transformers(model)(ids).logits
-        assert torch.allclose(model(ids)[0], expected, atol=1e-5)
-        model.use_fused_attention(False)
-        assert torch.allclose(model(ids)[0], expected, atol=1e-5)
 
 
 def test_the_loss_is_the_mean_cross_entropy():
@@ -90,6 +33,123 @@ def test_the_loss_is_the_mean_cross_entropy():
     )
     assert model(ids, targets)[1].item() == pytest.approx(expected.item(), rel=1e-6)
     assert model(ids)[1] is None
+
+
+#: Configs drawn over every kind of part.
+kinds = st.fixed_dictionaries(
+    {
+        "positions": st.sampled_from(POSITIONS),
+        "norm": st.sampled_from(NORMS),
+        "mlp": st.sampled_from(MLPS),
+        "norm_first": st.booleans(),
+        "qk_norm": st.booleans(),
+        "bias": st.booleans(),
+        "tied": st.booleans(),
+        "n_kv_head": st.sampled_from([None, 1]),
+    }
+)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+@quick
+@given(kinds, st.integers(0, 1000), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_with_a_cache_as_without(changes, seed, pieces):
+    model = tiny(seed, **changes)
+    pieces = pieces[: max(n for n in range(1, 5) if sum(pieces[:n]) <= 9)]
+    ids, cache = torch.randint(11, (2, sum(pieces))), model.new_cache()
+    with torch.no_grad():
+        parts = [model(part, cache=cache)[0] for part in ids.split(pieces, dim=1)]
+        close(torch.cat(parts, dim=1), model(ids)[0])
+        model.use_fused_attention(False)
+        close(torch.cat(parts, dim=1), model(ids)[0])
+
+
+@quick
+@given(kinds, st.integers(0, 1000), st.integers(1, 8), st.booleans())
+def test_padding_at_the_left_changes_nothing(changes, seed, T, with_cache):
+    model = tiny(seed, **changes)
+    n_pad = torch.tensor([0, 1, T - 1, T // 2]).clamp(max=T - 1)
+    ids = torch.randint(11, (4, T + 1))
+    with torch.no_grad():
+        if with_cache:
+            cache = model.new_cache()
+            parts = [model(part, cache=cache, n_pad=n_pad)[0] for part in ids.split([T, 1], 1)]
+            logits = torch.cat(parts, dim=1)
+        else:
+            logits = model(ids, n_pad=n_pad)[0]
+        for row, n in enumerate(n_pad.tolist()):
+            close(logits[row, n:], model(ids[row : row + 1, n:])[0][0])
+
+
+@quick
+@given(st.integers(0, 1000), st.integers(2, 8), st.booleans(), st.sampled_from(NORMS))
+def test_the_future_changes_nothing_in_a_block(seed, n_token, norm_first, norm):
+    torch.manual_seed(seed)
+    config = GPTConfig(1, n_layer=1, n_head=2, n_embd=8, norm_first=norm_first, norm=norm)
+    block = Block(config).eval()
+    x = torch.randn(1, n_token, 8)
+    changed = x.clone()
+    changed[:, -1, 0] += 1
+    close(block(x)[:, :-1], block(changed)[:, :-1])
+    assert (block(x)[:, -1] - block(changed)[:, -1]).abs().max() > 0.01
+
+
+@quick
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 4]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_block_equals_torchs_encoder_layer(seed, B, T, n_head, norm_first, fused):
+    """torch's layer with a causal mask is the same block, pre-norm and post-norm."""
+    torch.manual_seed(seed)
+    config = GPTConfig(
+        1, n_layer=1, n_head=n_head, n_embd=8, norm_first=norm_first, mlp="gelu", n_hidden=12
+    )
+    ours = Block(config).eval()
+    ours.attention.fused = fused
+    theirs = nn.TransformerEncoderLayer(
+        8, n_head, 12, dropout=0, activation=F.gelu, batch_first=True, norm_first=norm_first
+    )
+    qkv = (ours.attention.query, ours.attention.key, ours.attention.value)
+    pairs = {"self_attn.out_proj": ours.attention.proj, "linear1": ours.mlp.fc}
+    pairs |= {"linear2": ours.mlp.proj, "norm1": ours.norm1, "norm2": ours.norm2}
+    state = {
+        f"self_attn.in_proj_{kind}": torch.cat([getattr(part, kind) for part in qkv])
+        for kind in ("weight", "bias")
+    }
+    for name, module in pairs.items():
+        state |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    theirs.load_state_dict(state)
+    x, hidden = torch.randn(B, T, 8), torch.ones(T, T, dtype=torch.bool).triu(1)
+    close(ours(x), theirs(x, src_mask=hidden))
+
+
+def test_a_full_cache_takes_no_more():
+    model = tiny()
+    cache = model.new_cache()
+    model(torch.zeros(1, 8, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match="2 positions after 8 in the cache"):
+        model(torch.zeros(1, 2, dtype=torch.long), cache=cache)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_order_matters_to_every_kind_of_position(positions):
+    model, ids = tiny(positions=positions), torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        one, other = model(ids)[0][0, -1], model(ids[:, [2, 1, 0, 3]])[0][0, -1]
+    # Without positions, the causal mask alone tells deeper layers about order, but not the first.
+    assert not torch.allclose(one, other, atol=1e-4) or positions == "none"
+    single = tiny(positions=positions, n_layer=1)
+    with torch.no_grad():
+        one, other = single(ids)[0][0, -1], single(ids[:, [2, 1, 0, 3]])[0][0, -1]
+    assert torch.allclose(one, other, atol=1e-5) == (positions == "none")
 
 
 def test_no_position_sees_a_later_one():
@@ -152,7 +212,13 @@ def test_gpt2_small_has_its_well_known_size():
         ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
         ({"n_layer": -1}, "n_layer=-1"),
         ({"dropout": 1.0}, "dropout=1.0"),
-        ({"gelu": "exact"}, "gelu='exact'"),
+        ({"mlp": "relu"}, "mlp='relu' is not one of gelu_tanh"),
+        ({"norm": "batch"}, "norm='batch' is not one of layer, rms"),
+        ({"positions": "rope"}, "positions='rope' is not one of learned"),
+        ({"n_head": 2, "n_kv_head": 3}, "n_head=2 is not divisible by n_kv_head=3"),
+        ({"n_hidden": 0}, "n_hidden=0 must be at least 1"),
+        ({"positions": "rotary", "n_embd": 6}, "even number of channels, not 3"),
+        ({"positions": "sinusoidal", "n_embd": 7, "n_head": 1}, "not 7"),
     ],
 )
 def test_impossible_configs_are_refused(changes, message):

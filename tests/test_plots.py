@@ -58,6 +58,20 @@ def test_table_escapes(shown):
     assert shown[0].data.count("&lt;img") == 3
 
 
+def test_snapshots_are_escaped_and_the_last_is_shown(shown):
+    plots.show_snapshots([("step 0", EVIL), ('step "1" & 2', "a <b>")], "<step>")
+    page = shown[0].data
+    assert "<img" not in page and "<script" not in page and "<step>" not in page
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in page
+    assert page.count("step &quot;1&quot; &amp; 2") == 3  # shown, and spoken by slider and panel
+    assert page.index(" hidden>") < page.index("alert(1)") < page.index("a &lt;b&gt;")
+    assert page.count(" hidden>") == 1
+    assert 'min="0" max="1" value="1"' in page
+    assert "http" not in page
+    with pytest.raises(ValueError, match="nothing to show for the slider 'step'"):
+        plots.show_snapshots([], "step")
+
+
 def test_a_verdict_never_raises_and_escapes():
     @checks.check
     def check_it(answer):

@@ -21,7 +21,7 @@ from course_utils.tokens_html import (
 NASTY = "</script><img src=x onerror=alert(1)></style>\"'&amp;"
 ALLOWED = {"style", "figure", "figcaption", "ol", "li", "b", "small", "span"}
 TABLE = {"div", "table", "tr", "th", "td"}
-SLIDER = {"label", "input", "output"}
+SLIDER = {"div", "label", "input", "output"}
 
 
 class Reader(HTMLParser):

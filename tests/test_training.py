@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from course_utils import training
+from course_utils import checkpoints, corpora, training
 from course_utils.gpt import GPT, GPTConfig
+from course_utils.optimizers import Muon
 from course_utils.training import TrainConfig, train
 
 CONFIG = TrainConfig(
@@ -49,29 +50,99 @@ def without_seconds(history):
 # --- the parts -----------------------------------------------------------------------------------
 
 
+THEIRS = {"cosine": get_cosine_schedule_with_warmup, "linear": get_linear_schedule_with_warmup}
+
+
 @settings(deadline=None)
-@given(st.integers(2, 300), st.integers(0, 100))
-def test_schedule_agrees_with_transformers(steps, warmup):
+@given(st.integers(2, 300), st.integers(0, 100), st.sampled_from(["cosine", "linear"]))
+def test_schedule_agrees_with_transformers(steps, warmup, schedule):
     warmup = min(warmup, steps - 1)
-    config = TrainConfig(steps=steps, warmup_steps=warmup, learning_rate=1.0)
+    config = TrainConfig(steps=steps, warmup_steps=warmup, learning_rate=3.0, schedule=schedule)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, warmup, steps).lr_lambdas[0]
+    theirs = THEIRS[schedule](optimizer, warmup, steps).lr_lambdas[0]
     for step in range(steps):
         if step < warmup:  # theirs starts at 0 and is one step behind
-            assert training.learning_rate(step, config) == pytest.approx(theirs(step + 1))
+            assert training.learning_rate(step, config) == pytest.approx(3 * theirs(step + 1))
         else:
-            assert training.learning_rate(step, config) == pytest.approx(theirs(step), abs=1e-12)
+            assert training.learning_rate(step, config) == pytest.approx(
+                3 * theirs(step), abs=1e-12
+            )
     assert training.learning_rate(steps, config) == pytest.approx(0, abs=1e-12)
 
 
-def test_only_matrices_decay():
+def names_of(model, group):
+    mine = {id(p) for p in group["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in mine}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_has_one_optimizer_and_only_matrices_decay(optimizer, tied):
+    model, config = fresh(tied=tied), replace(CONFIG, optimizer=optimizer)
+    optimizers = training.make_optimizers(model, config)
+    groups = [group for one in optimizers for group in one.param_groups]
+    names = [names_of(model, group) for group in groups]
+    assert sorted(name for part in names for name in part) == sorted(dict(model.named_parameters()))
+    for group in groups:
+        decays = all(p.dim() == 2 for p in group["params"])
+        assert decays or all(p.dim() == 1 for p in group["params"])
+        assert group["weight_decay"] == (CONFIG.weight_decay if decays else 0)
+    assert isinstance(optimizers[0], torch.optim.AdamW)
+    if optimizer == "adamw":
+        assert len(optimizers) == 1
+    else:
+        assert isinstance(optimizers[1], Muon) and len(optimizers) == 2
+        matrices = {n for n, p in model.named_parameters() if "blocks" in n and p.dim() == 2}
+        assert names[2] == matrices and len(matrices) == 6
+        assert "token_embedding.weight" in names[0]
+
+
+def test_all_learning_rates_have_one_shape():
     model = fresh()
-    decayed, kept = training.make_optimizer(model, CONFIG).param_groups
-    assert decayed["weight_decay"] == CONFIG.weight_decay
-    assert kept["weight_decay"] == 0
-    assert all(p.dim() == 2 for p in decayed["params"])
-    assert all(p.dim() == 1 for p in kept["params"])
-    assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+    config = replace(
+        CONFIG, optimizer="muon", learning_rate=0.5, muon_learning_rate=4.0, schedule="linear"
+    )
+    optimizers = training.make_optimizers(model, config)
+    for step, share in ((0, 1 / 5), (4, 1.0), (5, 1.0), (10, 0.8), (29, 1 / 25)):
+        training._update(optimizers, step, config)
+        rates = [group["lr"] for one in optimizers for group in one.param_groups]
+        assert rates == pytest.approx([0.5 * share, 0.5 * share, 4.0 * share])
+
+
+def test_muon_s_products_are_in_the_number_format_of_the_training():
+    for dtype in ("float32", "bfloat16"):
+        config = replace(CONFIG, optimizer="muon", dtype=dtype)
+        group = training.make_optimizers(fresh(), config)[1].param_groups[0]
+        assert group["dtype"] == getattr(torch, dtype)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**31), st.sampled_from([0.01, 1e9]))
+def test_accumulated_gradients_are_those_of_one_large_batch(k, batch_size, seed, clip_norm):
+    model = fresh(dropout=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    batches = [corpora.get_batch(TRAIN, batch_size, 8, generator) for _ in range(k)]
+    loss, norm = training._gradients(model, batches, torch.float32, clip_norm)
+    ours = [p.grad.clone() for p in model.parameters()]
+    x, y = (torch.cat(part) for part in zip(*batches, strict=True))
+    model.zero_grad()
+    expected = model(x, y)[1]
+    expected.backward()
+    length = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert norm.item() == pytest.approx(length.item(), rel=1e-5)
+    for a, p in zip(ours, model.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_in_a_whole_run_is_a_larger_batch():
+    runs = []
+    for accumulate, batch_size in ((3, 2), (1, 6)):
+        model = fresh(dropout=0.0)
+        config = replace(CONFIG, accumulate=accumulate, batch_size=batch_size)
+        runs.append(train(model, TRAIN, VALIDATION, config))
+    assert runs[0].batch_loss == pytest.approx(runs[1].batch_loss, rel=1e-4)
+    assert runs[0].val_loss == pytest.approx(runs[1].val_loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("n", [2, 5, 8, 9, 10, 17, 60])
@@ -83,6 +154,14 @@ def test_evaluation_predicts_every_token_once(n):
             x, y = ids[start : start + 8][: n - 1 - start], ids[start + 1 : start + 9]
             total += model(x[None], y[None])[1].item() * len(y)
     assert training.evaluate(model, ids, batch_size=3) == pytest.approx(total / (n - 1), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 200), st.integers(1, 9))
+def test_evaluation_agrees_with_itself_on_a_file_in_any_pieces(n, batch_size):
+    model, array = fresh(), IDS[:n].numpy().astype("uint16")
+    expected = training.evaluate(model, IDS[:n], batch_size=10_000)
+    assert training.evaluate(model, array, batch_size) == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_leaves_the_mode_and_refuses_one_token():
@@ -131,6 +210,26 @@ def test_it_learns_and_writes_down_what_happened():
     assert not model.training
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_muon_learns_too(schedule):
+    config = replace(CONFIG, optimizer="muon", schedule=schedule)
+    model = fresh(dropout=0.0)
+    before = weights(model)
+    history = train(model, TRAIN, VALIDATION, config)
+    assert history.val_loss[-1] < history.val_loss[0] - 0.3
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+
+
+def test_a_file_and_a_tensor_give_the_same_run(tmp_path):
+    corpora.write_tokens(tmp_path / "ids.npy", IDS.tolist(), 5)
+    ids, runs = corpora.open_tokens(tmp_path / "ids.npy"), []
+    for train_ids, val_ids in ((TRAIN, VALIDATION), (ids[:350], ids[300:])):
+        model = fresh()
+        runs.append((without_seconds(train(model, train_ids, val_ids, CONFIG)), weights(model)))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])
+
+
 def test_one_seed_one_run():
     runs = []
     for seed in (0, 0, 1):
@@ -156,9 +255,10 @@ def test_watching_does_not_change_the_run():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stop", [10, 20])
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop, dtype):
-    config = replace(CONFIG, dtype=dtype)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("stop", "accumulate"), [(10, 1), (20, 2)])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop, accumulate, optimizer, dtype):
+    config = replace(CONFIG, optimizer=optimizer, accumulate=accumulate, dtype=dtype)
     whole = fresh()
     expected = train(whole, TRAIN, VALIDATION, config)
 
@@ -186,17 +286,17 @@ def test_ctrl_c_between_two_evaluations(tmp_path, monkeypatch):
     """The step in hand is finished, and the history is that of an uninterrupted run."""
     whole = fresh()
     expected = train(whole, TRAIN, VALIDATION, CONFIG)
-    step, pressed = training._step, []
+    gradients, pressed = training._gradients, []
 
-    def step_with_ctrl_c(*arguments):
+    def gradients_with_ctrl_c(*arguments):
         if len(pressed) == 13:
             signal.raise_signal(signal.SIGINT)
         pressed.append(1)
-        step(*arguments)
+        return gradients(*arguments)
 
     path, before = tmp_path / "c.pt", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", step_with_ctrl_c)
+        patch.setattr(training, "_gradients", gradients_with_ctrl_c)
         half = train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
     assert signal.getsignal(signal.SIGINT) is before
     assert half.interrupted
@@ -219,18 +319,117 @@ def test_a_second_ctrl_c_stops_at_once():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_loss_that_is_not_a_number_stops_with_the_step(monkeypatch):
-    model = fresh()
-    loss_of, calls = training.loss_of, []
+def poison(monkeypatch, step, what):
+    """Make the loss, its gradient or both ``what`` at one step of a run from the start."""
+    gradients, calls = training._gradients, []
 
-    def poisoned(*arguments):
+    def poisoned(model, *arguments):
+        measured = gradients(model, *arguments)
+        if len(calls) == step:
+            kind, value = what
+            if "loss" in kind:
+                measured[0] = value
+            if "gradient" in kind:
+                for p in model.parameters():
+                    p.grad *= value
+                grads = [p.grad for p in model.parameters()]
+                measured[1] = torch.nn.utils.get_total_norm(grads)
         calls.append(1)
-        return loss_of(*arguments) * (math.nan if len(calls) == 7 else 1)  # 2 calls at step 0
+        return measured
 
-    monkeypatch.setattr(training, "loss_of", poisoned)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 4 of 30"):
-        train(model, TRAIN, VALIDATION, CONFIG)
-    assert all(p.isfinite().all() for p in model.parameters())
+    monkeypatch.setattr(training, "_gradients", poisoned)
+
+
+POISONS = [
+    ("loss and gradient", math.nan),
+    ("loss and gradient", math.inf),
+    ("loss", math.nan),
+    ("gradient", math.nan),
+    ("gradient", math.inf),
+]
+
+
+@pytest.mark.parametrize("each_step", [True, False])  # a CPU looks at each, a GPU seldom
+@pytest.mark.parametrize("what", POISONS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_is_not_finite_stops_and_is_never_saved(
+    tmp_path, monkeypatch, each_step, what, optimizer
+):
+    path, config = tmp_path / "c.pt", replace(CONFIG, optimizer=optimizer)
+    clean = fresh()
+    expected = train(clean, TRAIN, VALIDATION, config)
+    model = fresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_reading_is_free", lambda device: each_step)
+        poison(patch, 14, what)
+        kind, value = what
+        message = (
+            f"the loss is {value}" if "loss" in kind else "with a gradient of length (nan|inf)"
+        )
+        with pytest.raises(FloatingPointError, match=rf"{message}.* at step 14 of 30\."):
+            train(model, TRAIN, VALIDATION, config, checkpoint=path)
+    # On a CPU the update was not made; elsewhere the weights are broken, but not the checkpoint.
+    whole = each_step or kind == "loss"
+    assert all(p.isfinite().all() for p in model.parameters()) == whole
+    state = checkpoints.load_checkpoint(path)
+    assert state["step"] == 10
+    assert all(value.isfinite().all() for value in state["model"].values())
+    resumed = fresh(seed=5)
+    history = train(resumed, TRAIN, VALIDATION, config, checkpoint=path, resume=True)
+    assert without_seconds(history) == without_seconds(expected)
+    assert same(weights(resumed), weights(clean))
+
+
+def test_ctrl_c_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
+    """Read seldom, the NaN of step 12 is still unread when Ctrl-C comes at step 13."""
+    monkeypatch.setattr(training, "_reading_is_free", lambda device: False)
+    poison(monkeypatch, 12, ("loss and gradient", math.nan))
+    gradients, calls = training._gradients, []
+
+    def gradients_with_ctrl_c(*arguments):
+        calls.append(1)
+        if len(calls) == 14:
+            signal.raise_signal(signal.SIGINT)
+        return gradients(*arguments)
+
+    monkeypatch.setattr(training, "_gradients", gradients_with_ctrl_c)
+    with pytest.raises(FloatingPointError, match="at step 12 of 30"):
+        train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=tmp_path / "c.pt")
+    assert len(calls) == 14
+    assert checkpoints.load_checkpoint(tmp_path / "c.pt")["step"] == 10
+
+
+def test_a_real_explosion_stops_too(tmp_path):
+    config = replace(CONFIG, learning_rate=1e38, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ of 30.*try a tenth"):
+        train(fresh(), TRAIN, VALIDATION, config, checkpoint=tmp_path / "c.pt")
+    assert checkpoints.load_checkpoint(tmp_path / "c.pt")["step"] == 0
+
+
+def test_weights_that_break_in_the_last_step_before_an_evaluation_are_not_saved(
+    tmp_path, monkeypatch
+):
+    update = training._update
+
+    def breaking(optimizers, step, config):
+        update(optimizers, step, config)
+        if step == 19:
+            optimizers[0].param_groups[0]["params"][0].data.fill_(math.nan)
+
+    monkeypatch.setattr(training, "_update", breaking)
+    with pytest.raises(FloatingPointError, match="evaluation after 20 steps"):
+        train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=tmp_path / "c.pt")
+    assert checkpoints.load_checkpoint(tmp_path / "c.pt")["step"] == 10
+
+
+def test_reading_seldom_changes_nothing(monkeypatch):
+    runs = []
+    for each_step in (True, False):
+        monkeypatch.setattr(training, "_reading_is_free", lambda device, free=each_step: free)
+        model = fresh()
+        runs.append((without_seconds(train(model, TRAIN, VALIDATION, CONFIG)), weights(model)))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -256,16 +455,16 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
 
 def test_bad_checkpoints_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
-        training.load_checkpoint(tmp_path / "none.pt")
+        checkpoints.load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(ValueError, match="needs the checkpoint"):
         train(fresh(), TRAIN, VALIDATION, CONFIG, resume=True)
     path = tmp_path / "bad.pt"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="damaged"):
-        training.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
     torch.save({"something": 1}, path)
     with pytest.raises(ValueError, match="of this training loop"):
-        training.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 class Harmful:
@@ -277,22 +476,24 @@ def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Harmful(), "step": 1}, tmp_path / "c.pt", pickle_module=pickle)
     with pytest.raises(ValueError, match="not a checkpoint"):
-        training.load_checkpoint(tmp_path / "c.pt")
+        checkpoints.load_checkpoint(tmp_path / "c.pt")
     assert not (tmp_path / "harm-was-done").exists()
 
 
 def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
-    training.save_checkpoint(path, {"model": {}, "step": 1})
+    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+    before = path.read_bytes()
 
-    def full(*_):
+    def full(state, stream):
+        stream.write(b"the first half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(training.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
-        training.save_checkpoint(path, {"model": {}, "step": 2})
-    monkeypatch.undo()
-    assert training.load_checkpoint(path)["step"] == 1
+        train(fresh(seed=1), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+    assert path.read_bytes() == before
+    assert checkpoints.load_checkpoint(path)["step"] == 30
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -316,6 +517,11 @@ def test_history_draws_itself():
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"learning_rate": math.nan}, "learning_rate=nan"),
         ({"dtype": "float16"}, "float16"),
+        ({"optimizer": "sgd"}, "'sgd' is not one of adamw, muon"),
+        ({"schedule": "constant"}, "'constant' is not one of cosine, linear"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"muon_learning_rate": -1.0}, "muon_learning_rate=-1.0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"eval_every": 0}, "eval_every=0"),
     ],
 )
@@ -327,3 +533,5 @@ def test_impossible_configurations_are_refused(changes, message):
 def test_a_corpus_shorter_than_a_window_is_refused():
     with pytest.raises(ValueError, match="has 5 tokens"):
         train(fresh(), TRAIN, VALIDATION[:5], CONFIG)
+    with pytest.raises(ValueError, match="the corpus is empty"):
+        train(fresh(), TRAIN[:0], VALIDATION, CONFIG)

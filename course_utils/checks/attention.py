@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils import layers
+from course_utils.attention import causal_mask, scaled_dot_product_attention
 from course_utils.checks import Verdict, Wrong, check
 
 __all__ = [
@@ -153,14 +153,14 @@ def check_causal_weights(answer: Callable) -> str:
 
 
 def _causal(scores: Tensor) -> Tensor:
-    allowed = layers.causal_mask(scores.shape[-1])
+    allowed = causal_mask(scores.shape[-1])
     return scores.masked_fill(~allowed, -math.inf).softmax(-1)
 
 
 def _name_causal(found: Tensor, scores: Tensor) -> None:
     """Raise the diagnosis of a mistake in masking or in the softmax of ``scores``."""
     n = scores.shape[-1]
-    allowed = layers.causal_mask(n)
+    allowed = causal_mask(n)
     hidden = scores.masked_fill(~allowed, -math.inf)
     _no_nan(
         found,
@@ -250,10 +250,10 @@ def check_attention(answer: Callable) -> str:
     _only_softmax(answer, query, key, value)
     found = _call(answer, query, key, value, False)
     _name(found, _attention_mistakes(query, key, value))
-    if not _same(found, layers.scaled_dot_product_attention(query, key, value)):
+    if not _same(found, scaled_dot_product_attention(query, key, value)):
         raise Wrong("Without a mask the result differs from softmax(query keyᵀ / √d_k) value.")
     wide, longer = _draw(B, H, T + 2, D_K + 1, seed=4), _draw(B, H, T + 2, D_K, seed=5)
-    expected = layers.scaled_dot_product_attention(query, longer, wide)
+    expected = scaled_dot_product_attention(query, longer, wide)
     if not _same(_call(answer, query, longer, wide, False), expected):
         raise Wrong("Wrong when there are more keys than queries, or wider values: check shapes.")
     _only_mask(answer, query, key, value)
@@ -289,7 +289,7 @@ def _only_softmax(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -
                 (scores.mT / math.sqrt(D_K)).softmax(-1) @ value
             ),
             "The causal mask is on although causal is False.": (
-                layers.causal_mask(T).float() / layers.causal_mask(T).sum(-1, keepdim=True)
+                causal_mask(T).float() / causal_mask(T).sum(-1, keepdim=True)
             )
             @ value,
         },
@@ -324,7 +324,7 @@ def _attention_mistakes(query: Tensor, key: Tensor, value: Tensor) -> dict[str, 
 
 def _only_mask(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> None:
     found = _call(answer, query, key, value, True)
-    allowed, scores = layers.causal_mask(T), query @ key.mT / math.sqrt(D_K)
+    allowed, scores = causal_mask(T), query @ key.mT / math.sqrt(D_K)
     _no_nan(found, "A row of the mask allows no key at all; the diagonal must stay.")
     _name(
         found,
@@ -346,7 +346,7 @@ def _only_mask(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> N
     )
     if not _same(found[..., 0, :], value[..., 0, :]):
         raise Wrong("With causal=True the first query sees one key, so it must return value 0.")
-    if not _same(found, layers.scaled_dot_product_attention(query, key, value, allowed)):
+    if not _same(found, scaled_dot_product_attention(query, key, value, allowed)):
         raise Wrong("With causal=True the result differs from attention over keys 0 to i.")
 
 
@@ -360,7 +360,7 @@ def check_cross_attention(answer: Callable) -> str:
     x, memory = _draw(B, n_query, C), _draw(B, n_key, C, seed=1)
     W_q, W_k, W_v = _draw(C, D_K, seed=2), _draw(C, D_K, seed=3), _draw(C, d_v, seed=4)
     found = _call(answer, x, memory, W_q, W_k, W_v)
-    attend = layers.scaled_dot_product_attention
+    attend = scaled_dot_product_attention
     _name(
         found,
         {

@@ -1,0 +1,62 @@
+"""Print the course's benchmark tables: ``make bench``, or one of them, ``make bench ONLY=bpe``.
+
+Every figure stands beside that of a peer, measured in the same run and taken in turns with it, so
+that a machine that slows down slows both. Nothing else should run on the machine meanwhile.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from benchmarks import attention, bpe, generation, mini_llm
+from course_utils.device import describe_device, pick_device
+
+BENCHMARKS = {
+    "mini_llm": mini_llm,
+    "generation": generation,
+    "bpe": bpe,
+    "attention": attention,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=BENCHMARKS, help="run one benchmark instead of all")
+    parser.add_argument(
+        "--quick", action="store_true", help="the same tables from tiny runs: a test that all works"
+    )
+    options = parser.parse_args(arguments)
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {processor()}, "
+        f"{describe_device(pick_device())}."
+    )
+    for name, benchmark in BENCHMARKS.items():
+        if options.only in (None, name):
+            for title, rows in benchmark.tables(options.quick):
+                print(f"\n{title}\n\n{markdown(rows)}", flush=True)
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return ``rows`` as a Markdown table; all have the keys of the first."""
+    heads = list(rows[0])
+    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""A character model on two cores: loss after a minute, after three, and what each part buys.
+
+Bookkeeping. Recipes were chosen on the first half of the validation split; every loss here is of
+the second half, each token predicted once, in windows of the model's own context and in windows
+of 64 tokens. The clock runs from the first weight to the last update, warm-up of the kernels
+included, imports and evaluation not. Seeds take turns with the peer.
+
+The peer is the setting for a laptop's processor that a well-known minimal GPT publishes (4 layers,
+4 heads, 128 channels, context 64, batch 12, AdamW at 1e-3 down to 1e-4, 2,000 steps, float32),
+on transformers' GPT-2 and torch's AdamW, so that nothing of it is ours.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import mean
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from course_utils import corpora, training
+from course_utils.assets import AssetError
+from course_utils.device import pick_device
+from course_utils.gpt import GPT, GPTConfig
+from course_utils.recipes import recipe
+from course_utils.training import TrainConfig
+
+PEER_STEPS = 2000
+Run = tuple[float, float, float, int]  # seconds, loss, loss in windows of 64, parameters
+
+
+def tables(quick: bool) -> list[tuple[str, list[dict]]]:
+    name, V, splits = corpus()
+    seeds = range(1 if quick else 3)
+    budgets = (2,) if quick else (60, 180)
+    ways: dict[str, Callable[[int], Run]] = {
+        "peer: minimal GPT, published CPU setting": lambda seed: peer(
+            seed, 20 if quick else PEER_STEPS, V, splits
+        )
+    }
+    for kind, some in {"classic": budgets[:1], "fast": budgets}.items():
+        for budget in some:
+            ways[f"{kind}, {budget} s"] = lambda seed, kind=kind, budget=budget: timed(
+                *recipe(kind, V, steps=1000), seed, budget, splits
+            )
+    title = (
+        f"Mini-LLM on {name}: nats a character on the second half of the validation split, "
+        f"mean of {len(seeds)} seed(s), in brackets the lowest and highest."
+    )
+    found = [(title, in_turns(ways, seeds))]
+    budget = 2 if quick else 20
+    ways = {
+        label: lambda seed, parts=parts: timed(*parts, seed, budget, splits)
+        for label, parts in ingredients(V).items()
+    }
+    title = f"What each ingredient buys in {budget} s, one added after the other, same corpus."
+    return [*found, (title, in_turns(ways, seeds))]
+
+
+def corpus() -> tuple[str, int, tuple[Tensor, Tensor]]:
+    """Return the corpus's name, V, and the training ids with the reported half of the rest.
+
+    It is the well-known small Shakespeare file where that can be fetched, else the course's own.
+    """
+    try:
+        name, text = "tiny-shakespeare", corpora.load_text("tiny-shakespeare")
+    except AssetError:
+        name, text = "the course's Shakespeare", corpora.load_text()
+    tokenizer = corpora.CharTokenizer.from_text(text)
+    train_ids, val_ids = corpora.split(torch.tensor(tokenizer.encode(text)))
+    return name, tokenizer.vocab_size, (train_ids, val_ids[len(val_ids) // 2 :])
+
+
+def in_turns(ways: dict[str, Callable[[int], Run]], seeds: range) -> list[dict]:
+    """Run every way with every seed, all ways with one seed before the next; return the rows."""
+    runs: dict[str, list[Run]] = {label: [] for label in ways}
+    for seed in seeds:
+        for label, way in ways.items():
+            runs[label].append(way(seed))
+    return [{"recipe": label} | row(found) for label, found in runs.items()]
+
+
+def row(runs: list[Run]) -> dict[str, object]:
+    seconds, losses, at_64, sizes = zip(*runs, strict=True)
+    return {
+        "parameters": f"{sizes[0]:,}",
+        "seconds": f"{mean(seconds):.0f}",
+        "loss": f"{mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})",
+        "in windows of 64": f"{mean(at_64):.3f}",
+    }
+
+
+def ingredients(V: int) -> dict[str, tuple[GPTConfig, TrainConfig]]:
+    """Return the way from the classic recipe to the fast one, an ingredient at a time."""
+    gpt, train = recipe("classic", V, steps=1000)
+    fast_gpt, fast_train = recipe("fast", V, steps=1000)
+    steps: dict[str, tuple[dict, dict]] = {
+        "classic in float32": ({}, {"dtype": "float32"}),
+        "+ bfloat16 where it is faster (classic)": ({}, {"dtype": "auto"}),
+        "+ rotary positions": ({"positions": "rotary"}, {}),
+        "+ no biases": ({"bias": False}, {}),
+        "+ queries and keys normalised": ({"qk_norm": True}, {}),
+        "+ the square of ReLU": ({"mlp": "relu2"}, {}),
+        "+ Muon on the matrices": (
+            {},
+            {"optimizer": "muon", "muon_learning_rate": fast_train.muon_learning_rate},
+        ),
+        "+ context, batch and schedule (fast)": (vars(fast_gpt), vars(fast_train)),
+    }
+    found = {}
+    for label, (gpt_changes, train_changes) in steps.items():
+        gpt, train = replace(gpt, **gpt_changes), replace(train, **train_changes)
+        found[label] = (gpt, train)
+    return found
+
+
+def timed(
+    gpt: GPTConfig, config: TrainConfig, seed: int, budget: float, splits: tuple[Tensor, Tensor]
+) -> Run:
+    """Train for about ``budget`` seconds: the number of steps comes from a short trial."""
+    trial = replace(config, steps=20, warmup_steps=10, eval_every=20, eval_windows=1)
+    seconds = []
+    for _ in range(2):  # the first also prepares the kernels
+        seconds.append(fit(gpt, trial, seed, splits)[1])
+    steps = max(30, int(budget * trial.steps / min(seconds)))
+    whole = replace(
+        config,
+        steps=steps,
+        warmup_steps=min(config.warmup_steps, steps // 10),
+        eval_every=steps,
+        eval_windows=1,
+    )
+    model, seconds = fit(gpt, whole, seed, splits)
+    losses = [mean_loss(lambda x: model(x)[0], splits[1], T) for T in (gpt.block_size, 64)]
+    return seconds, *losses, model.num_parameters()
+
+
+def fit(
+    gpt: GPTConfig, config: TrainConfig, seed: int, splits: tuple[Tensor, Tensor]
+) -> tuple[GPT, float]:
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    model = GPT(gpt).to(pick_device())
+    training.train(model, splits[0], splits[1], replace(config, seed=seed))
+    return model, time.perf_counter() - start
+
+
+def peer(seed: int, steps: int, V: int, splits: tuple[Tensor, Tensor]) -> Run:
+    """Train transformers' GPT-2 by the published setting, in the plainest loop."""
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    no_dropout = {name: 0.0 for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    config = GPT2Config(vocab_size=V, n_positions=64, n_embd=128, n_layer=4, n_head=4, **no_dropout)
+    model = GPT2LMHeadModel(config).to(device := pick_device())
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.99),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        done = max(0, step - 100) / max(1, steps - 100)
+        rate = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + 9e-4 * cosine(done)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x, y = corpora.get_batch(splits[0], 12, 64, generator)
+        logits = model(x.to(device)).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten().to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    seconds = time.perf_counter() - start
+    model.eval()
+    loss = mean_loss(lambda x: model(x).logits, splits[1], 64)
+    return seconds, loss, loss, model.num_parameters()
+
+
+def cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def mean_loss(logits_of: Callable[[Tensor], Tensor], ids: Tensor, T: int) -> float:
+    """Return nats a token over ``ids`` in windows of ``T`` that do not overlap, in float32."""
+    n = (len(ids) - 1) // T
+    x, y = ids[: n * T].view(n, T), ids[1 : n * T + 1].view(n, T)
+    device, total = pick_device(), 0.0
+    for a, b in zip(x.split(64), y.split(64), strict=True):
+        logits = logits_of(a.to(device))
+        total += F.cross_entropy(logits.flatten(0, 1), b.flatten().to(device)).item() * len(a)
+    return total / n

@@ -1,0 +1,162 @@
+"""The measures and the n-gram model against nltk, torch and counting by hand."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.lm import Lidstone
+from nltk.util import ngrams
+from torch.nn import functional as F
+
+from course_utils.corpora import CharTokenizer, load_text, split
+from course_utils.metrics import NGram, bits, bits_per_byte, distinct_n, perplexity
+
+
+@settings(deadline=None)
+@given(st.text("abé🙂 ", min_size=1, max_size=30), st.integers(1, 9), st.integers(0, 1000))
+def test_bits_per_byte_is_the_length_of_the_code(text, n_tokens, seed):
+    """However the text is cut into tokens: all bits an ideal code would write, over all bytes."""
+    torch.manual_seed(seed)
+    logits, targets = 3 * torch.randn(n_tokens, 7), torch.randint(7, (n_tokens,))
+    probabilities = logits.softmax(-1)[range(n_tokens), targets]
+    n_bytes = len(text.encode())
+    expected = -probabilities.log2().sum().item() / n_bytes
+    got = bits_per_byte(F.cross_entropy(logits, targets).item(), n_tokens, n_bytes)
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_uniform_guess_over_bytes_costs_eight_bits():
+    assert bits_per_byte(math.log(256), 10, 10) == pytest.approx(8)
+    assert bits_per_byte(math.log(256), 5, 10) == pytest.approx(4)  # two bytes a token
+    assert bits_per_byte(1.7, 3, 3) == bits(1.7)  # one character a token
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 5))
+def test_distinct_n_counts_as_nltk_does(ids, n):
+    if len(ids) < n:
+        with pytest.raises(ValueError, match=f"{len(ids)} tokens has no n-gram of n={n}"):
+            distinct_n(ids, n)
+        return
+    counts = Counter(ngrams(ids, n))
+    repeated = sum(count - 1 for count in counts.values()) / counts.total()  # seq-rep-n
+    assert distinct_n(ids, n) == pytest.approx(1 - repeated)
+    assert distinct_n(torch.tensor(ids), n) == distinct_n(ids, n)
+
+
+def test_distinct_n_by_hand():
+    assert distinct_n(["to", "be", "or", "not", "to", "be"], 1) == 4 / 6
+    assert distinct_n(["to", "be", "or", "not", "to", "be"], 2) == 4 / 5
+    assert distinct_n("abab", 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bits_per_byte(-1.0, 5, 5), "cross_entropy=-1.0 is negative"),
+        (lambda: bits_per_byte(1.0, 0, 5), "n_tokens=0"),
+        (lambda: bits_per_byte(1.0, 5, 0), "n_bytes=0"),
+        (lambda: distinct_n([1, 2], 0), "n=0"),
+        (lambda: distinct_n([], 1), "0 tokens"),
+    ],
+)
+def test_errors_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- the n-gram model ----------------------------------------------------------------------------
+
+
+def test_perplexity_and_bits():
+    assert perplexity(math.log(65)) == pytest.approx(65)
+    assert perplexity(0.0) == 1.0
+    assert perplexity(10_000.0) == math.inf
+    assert bits(math.log(2)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="is negative"):
+        perplexity(-1.2)
+
+
+def test_trigram_by_hand():
+    """In `a b a b a` after (a, b) comes a twice; every level mixes in the one below."""
+    model = NGram(3, 2, strength=2.0).fit(torch.tensor([0, 1, 0, 1, 0]))
+    unigram = (3 + 2 * 0.5) / (5 + 2)
+    bigram = (2 + 2 * unigram) / (2 + 2)  # a after b: twice of twice
+    trigram = (2 + 2 * bigram) / (2 + 2)
+    assert model.probabilities[0, 1, 0] == pytest.approx(trigram)
+    assert model.cross_entropy(torch.tensor([0, 1, 0])) == pytest.approx(-math.log(trigram))
+    assert model.cross_entropy(torch.tensor([0, 1, 1])) == pytest.approx(-math.log(1 - trigram))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=80), st.integers(1, 4))
+def test_ngram_probabilities_sum_to_one(ids, order):
+    table = NGram(order, 5, strength=0.7).fit(torch.tensor(ids)).probabilities
+    assert table.shape == (5,) * order
+    assert np.allclose(table.sum(-1), 1)
+    assert table.min() > 0
+
+
+def test_unigram_agrees_with_nltk():
+    """Mixing with a uniform guess of strength γ·V is Lidstone's additive smoothing with γ."""
+    text = "abracadabra, said the cat"
+    tokenizer = CharTokenizer.from_text(text)
+    ids = torch.tensor(tokenizer.encode(text))
+    V, gamma = tokenizer.vocab_size, 0.5
+    ours = NGram(1, V, strength=gamma * V).fit(ids)
+    theirs = Lidstone(gamma, 1)
+    theirs.fit([ngrams(text, 1)], vocabulary_text=list(set(text)))
+    # nltk's vocabulary also has an entry for unknown tokens
+    for character, probability in zip(tokenizer.characters, ours.probabilities, strict=True):
+        expected = theirs.score(character) * (len(text) + gamma * (V + 1)) / (len(text) + gamma * V)
+        assert probability == pytest.approx(expected)
+
+
+def test_bigram_counts_agree_with_nltk():
+    """With almost no smoothing the table is the relative frequencies that nltk counts."""
+    text = "the theatre and the three thieves"
+    tokenizer = CharTokenizer.from_text(text)
+    ours = NGram(2, tokenizer.vocab_size, strength=1e-9)
+    ours.fit(torch.tensor(tokenizer.encode(text)))
+    theirs = Lidstone(0, 2)
+    theirs.fit([list(ngrams(text, 2))], vocabulary_text=list(set(text)))
+    for a, b in set(ngrams(text, 2)):
+        [i, j] = tokenizer.encode(a + b)
+        assert ours.probabilities[i, j] == pytest.approx(theirs.score(b, [a]))
+
+
+def test_a_longer_context_helps_on_the_corpus():
+    tokenizer = CharTokenizer.from_text(text := load_text("shakespeare"))
+    train, validation = split(torch.tensor(tokenizer.encode(text)))
+    losses = [NGram(n, 65).fit(train).cross_entropy(validation) for n in (1, 2, 3)]
+    assert losses[0] > losses[1] > losses[2] > 1.9
+    assert losses[0] < math.log(65)
+
+
+def test_ngram_generates_and_repeats_itself():
+    model = NGram(3, 3, strength=0.01).fit(torch.tensor([0, 1, 2] * 30))
+    drawn = model.generate([0, 1], 9, torch.Generator().manual_seed(1))
+    assert drawn[:2] == [0, 1]
+    assert len(drawn) == 11
+    assert drawn == model.generate([0, 1], 9, torch.Generator().manual_seed(1))
+    assert drawn == ([0, 1, 2] * 4)[:11]
+    with pytest.raises(ValueError, match="needs 2 ids"):
+        model.generate([0], 5, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 5), "at least 1"), ((9, 65), "does not fit"), ((2, 5, 0.0), "above 0")],
+)
+def test_ngram_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NGram(*arguments)
+
+
+def test_ngram_refuses_too_few_ids():
+    with pytest.raises(ValueError, match="too few"):
+        NGram(3, 5).fit(torch.tensor([1, 2]))
