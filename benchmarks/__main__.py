@@ -5,6 +5,7 @@ that a machine that slows down slows both. Nothing else should run on the machin
 """
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--quick", action="store_true", help="the same tables from tiny runs: a test that all works"
     )
     options = parser.parse_args(arguments)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars would drown the tables
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, {processor()}, "
         f"{describe_device(pick_device())}."

@@ -53,8 +53,8 @@ def fastest(kinds: dict[str, Callable[..., Tensor]], qkv: list[Tensor], rounds: 
         for name, attend in kinds.items():
             start = time.perf_counter()
             attend(*qkv).sum().backward()
-            if qkv[0].is_cuda:
-                torch.cuda.synchronize()
+            if qkv[0].device.type != "cpu":
+                torch.accelerator.synchronize()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     return seconds
 

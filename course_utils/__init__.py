@@ -2,14 +2,14 @@
 
 Rooms, from the ground up (nothing imports what stands below it in this list)::
 
-    device, metrics, files device and seeds; perplexity, diversity; files written whole
+    device, progress, files, metrics   device, seeds; progress bar; perplexity, diversity
     assets                 where a file comes from, and that it is the right one
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
-    bpe, attention, positions, layers, gpt   a byte-level BPE tokenizer; the transformer
+    bpe, positions, layers, attention, gpt   a byte-level BPE tokenizer; the transformer
     weights                GPT-2's and Llama's weights into our GPT, and back
-    optimizers, training, recipes   AdamW and Muon; the training loop; two ways to use it
-    history, checkpoints   what training draws; what it keeps
+    optimizers, history, checkpoints   AdamW and Muon; what training draws; what it keeps
+    training, recipes      the training loop; two ways to use it
     sampling               next-token strategies, the generation loop, beam search
     checks                 say whether an exercise is right, and if not, why
 """

@@ -178,7 +178,14 @@ class MultiHeadAttention(nn.Module):
                 :func:`~course_utils.positions.rotary_table`; turns queries and keys by them.
             bias: added to the scores, broadcast to ``(B, H, T_q, T_k)``.
             cache: the tokens read before ``x``; those of ``x`` are added to it.
+
+        Raises:
+            ValueError: ``memory`` together with ``rotary`` or ``cache``.
         """
+        if memory is not None and (cache is not None or rotary is not None):
+            raise ValueError(
+                "cache and rotary are for self-attention; leave them out where there is a memory."
+            )
         memory = x if memory is None else memory
         query = self.split_heads(self.query(x), self.query_norm)  # (B, H, T_q, d_k)
         key = self.split_heads(self.key(memory), self.key_norm)  # (B, H_kv, T_k, d_k)

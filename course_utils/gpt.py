@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.attention import KVCache, MultiHeadAttention, check_heads
-from course_utils.layers import MLP, MLPS, NORMS, Linear, RMSNorm, make_norm
+from course_utils.layers import MLP, MLPS, NORMS, Linear, make_norm
 from course_utils.positions import alibi_bias, rotary_table, sinusoidal
 
 #: How a :class:`GPT` can be told the order of its tokens.
@@ -43,7 +43,7 @@ class GPTConfig:
         norm_first: norm before each part of a block (GPT-2, Llama) or after it.
         mlp: "gelu_tanh" (GPT-2), "gelu", "relu2" or "swiglu" (Llama).
         qk_norm: normalise queries and keys before their dot product.
-        norm_eps: added to the variance under the root in every norm.
+        norm_eps: added to the variance under the root in the norms of the residual stream.
         rope_base: the base of the rotary frequencies.
 
     Raises:
@@ -70,7 +70,8 @@ class GPTConfig:
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
+        sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "n_hidden")
+        for name in sizes:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
         check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
@@ -91,7 +92,7 @@ class GPTConfig:
 class Block(nn.Module):
     """A decoder block: attention between the positions, then an MLP at each, both added to x.
 
-    With ``norm_first``, each part is x + f(norm(x)), as in GPT-2 and all that followed; without,
+    With ``norm_first``, each part is x + f(norm(x)), as in GPT-2 and most that followed; without,
     norm(x + f(x)), as in the first transformer. Xiong et al., 2020, "On layer normalization in the
     transformer architecture", compare the two.
     """
@@ -223,9 +224,9 @@ class GPT(nn.Module):
         if c.positions == "learned":
             x = x + self.position_embedding(positions)
         elif c.positions == "sinusoidal":
-            x = x + sinusoidal(positions, c.n_embd)
+            x = x + sinusoidal(positions, c.n_embd).to(x.dtype)
         elif c.positions == "rotary":
-            # one dimension more, for the heads: (T, d_k / 2) or (B, 1, T, d_k / 2)
+            # one dimension more, for the heads: (T, d_k) or (B, 1, T, d_k)
             by_row = positions if n_pad is None else positions[:, None]
             rotary = rotary_table(by_row, c.n_embd // c.n_head, c.rope_base)
         elif c.positions == "alibi":
@@ -240,7 +241,7 @@ class GPT(nn.Module):
         return [KVCache() for _ in self.blocks]
 
     def _check(self, ids: Tensor, n_past: int) -> None:
-        V, block_size = self.config.vocab_size, self.config.block_size
+        block_size = self.config.block_size
         if ids.dim() != 2:
             raise ValueError(
                 f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
@@ -248,16 +249,18 @@ class GPT(nn.Module):
             )
         if not 1 <= ids.shape[1] <= block_size - n_past:
             cached = f" after {n_past} in the cache" if n_past else ""
+            advice = "Cut the sequence: ids[:, -block_size:]."
+            if n_past:
+                advice = "Begin with a new cache, and give it the last tokens only."
+            elif ids.shape[1] == 0:
+                advice = "Give it at least one token, such as a line end."
             raise ValueError(
                 f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
-                f"block_size={block_size}. Cut the sequence: ids[:, -block_size:]."
+                f"block_size={block_size}. {advice}"
             )
         # On a GPU this look at the values would wait for every step before; the CPU has them.
-        if ids.device.type == "cpu" and (ids.min() < 0 or ids.max() >= V):
-            raise ValueError(
-                f"ids range from {ids.min()} to {ids.max()}; the vocabulary has {V} tokens, "
-                f"0 to {V - 1}. Was the text encoded by another tokenizer?"
-            )
+        if ids.device.type == "cpu":
+            check_ids(ids, self.config.vocab_size)
 
     def use_fused_attention(self, fused: bool) -> None:
         """Choose between torch's fused attention kernel and the definition, step by step."""
@@ -276,10 +279,19 @@ class GPT(nn.Module):
             "position embedding": [getattr(self, "position_embedding", nn.Identity())],
             "attention": [block.attention for block in self.blocks],
             "feed-forward": [block.mlp for block in self.blocks],
-            "norms": [m for m in self.modules() if isinstance(m, nn.LayerNorm | RMSNorm)],
+            "norms": [self.norm, *(n for block in self.blocks for n in (block.norm1, block.norm2))],
         }
         counts = {
             part: sum(p.numel() for module in modules for p in module.parameters())
             for part, modules in parts.items()
         }
         return counts | {"head": self.num_parameters() - sum(counts.values())}
+
+
+def check_ids(ids: Tensor, vocab_size: int) -> None:
+    """Raise ValueError unless all of ``ids`` are from 0 to ``vocab_size - 1``."""
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(
+            f"ids range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} tokens, "
+            f"0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
+        )

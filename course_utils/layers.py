@@ -34,7 +34,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> 
         targets: ``(...)``, whole numbers from 0 to V - 1; ``ignore_index`` leaves a place out.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not fit together, or a target is not a token.
 
     With no place left, the mean is of nothing: NaN, as in torch.
     """
@@ -45,6 +45,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> 
         )
     keep = targets != ignore_index
     logits, targets = logits[keep], targets[keep]  # (N, V), (N,)
+    V = logits.shape[-1]
+    if targets.numel() and not 0 <= targets.min() <= targets.max() < V:
+        raise ValueError(
+            f"targets range from {targets.min()} to {targets.max()}; logits of {V} tokens allow "
+            f"0 to {V - 1}. Do targets and logits come from the same vocabulary?"
+        )
     # log of the sum of exponentials, with the largest taken off as in softmax
     largest = logits.amax(-1, keepdim=True)
     log_total = (logits - largest).exp().sum(-1).log() + largest.squeeze(-1)  # (N,)
@@ -99,7 +105,7 @@ def silu(x: Tensor) -> Tensor:
 
     Source: Elfwing et al., 2018, "Sigmoid-weighted linear units".
     """
-    return x / (1 + torch.exp(-x))
+    return x * torch.sigmoid(x)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -114,12 +120,12 @@ class Linear(nn.Linear):
     """torch's linear layer, with a short cut for one token at a time on a CPU.
 
     There the time goes into reading the weights. In bfloat16, torch's matrix-matrix product takes
-    up to twice as long over that as its matrix-vector product, which gives the same numbers.
+    up to twice as long over that as its matrix-vector product. The two agree up to rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
-        one = x.numel() == self.in_features and x.dtype == torch.bfloat16
+        one = x.numel() == self.in_features and x.dtype == self.weight.dtype == torch.bfloat16
         if not one or x.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(x)
         out = self.weight.mv(x.flatten())  # (out,)

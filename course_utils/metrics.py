@@ -22,7 +22,7 @@ def perplexity(cross_entropy: float) -> float:
             f"cross_entropy={cross_entropy} is negative; the cross-entropy of tokens is at least "
             "0. Did you pass the mean log-probability? Perplexity is exp(-mean log-probability)."
         )
-    return math.exp(cross_entropy) if cross_entropy < 709 else math.inf
+    return math.inf if cross_entropy > 709 else math.exp(cross_entropy)
 
 
 def bits(cross_entropy: float) -> float:
@@ -56,8 +56,7 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
     """Return how many of the n-grams of one text are different: distinct n-grams over all n-grams.
 
     1 means that no n-gram comes twice; a text that repeats itself comes near 0. It falls as a text
-    gets longer, so compare texts of one length. One minus it is the share of repeated n-grams,
-    seq-rep-n (Welleck et al., 2020, "Neural text generation with unlikelihood training").
+    gets longer, so compare texts of one length. One minus it is :func:`repetition`.
 
     Args:
         ids: one text: a 1-D tensor of ids, or a sequence of ids or tokens.
@@ -76,6 +75,16 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
         raise ValueError(f"a text of {len(items)} tokens has no n-gram of n={n}.")
     n_grams = list(zip(*(items[k:] for k in range(n)), strict=False))
     return len(set(n_grams)) / len(n_grams)
+
+
+def repetition(ids: Sequence[Hashable] | Tensor, n: int) -> float:
+    """Return the share of the n-grams of one text that stood in it before (seq-rep-n).
+
+    Arguments and errors as in :func:`distinct_n`, which it is one minus.
+
+    Source: Welleck et al., 2020, "Neural text generation with unlikelihood training".
+    """
+    return 1 - distinct_n(ids, n)
 
 
 class NGram:
@@ -107,6 +116,7 @@ class NGram:
 
     def fit(self, ids: Tensor) -> "NGram":
         """Count the n-grams of every order in ``ids``, a 1-D tensor; returns the model."""
+        self.probabilities = np.full(self.vocab_size, 1 / self.vocab_size)  # forget other texts
         for n in range(1, self.order + 1):
             counts = np.bincount(self._codes(ids, n), minlength=self.vocab_size**n)
             counts = counts.reshape((self.vocab_size,) * n)

@@ -19,7 +19,7 @@ def frequencies(d: int, base: float = 10_000.0, device: torch.device | None = No
         raise ValueError(
             f"{d} channels cannot be paired; positions by angles need an even number, 2 or more."
         )
-    return base ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d / 2,)
+    return 1 / base ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d / 2,)
 
 
 def sinusoidal(positions: Tensor, n_embd: int, base: float = 10_000.0) -> Tensor:

@@ -90,7 +90,8 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Tensor:
     """Make the tokens of the text so far less likely: divide their logits by ``penalty``.
 
-    A negative logit is multiplied instead, so that it falls as well. How often a token occurred
+    A negative logit is multiplied instead, so that it falls as well (the paper divides all; this is
+    the usual correction, which transformers makes too). How often a token occurred
     makes no difference. Below 1, the penalty is a reward.
 
     Args:

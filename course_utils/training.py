@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from course_utils import checkpoints
 from course_utils.corpora import Ids, get_batch, to_tensor
-from course_utils.gpt import GPT
+from course_utils.gpt import GPT, check_ids
 from course_utils.history import History
 from course_utils.optimizers import Muon
 from course_utils.progress import progress_bar
@@ -76,7 +76,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
-                f"warmup_steps={self.warmup_steps} must be at least 0 and below steps={self.steps}."
+                f"warmup_steps={self.warmup_steps} must be at least 0 and below "
+                f"steps={self.steps}. About a tenth of the steps serves well."
             )
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
@@ -182,18 +183,22 @@ def number_format(device: torch.device, dtype: str) -> torch.dtype:
 def prepare(model: GPT, dtype: str = "auto") -> torch.dtype:
     """Choose number format and attention kernel for the device that ``model`` is on.
 
-    Sets the model's attention to torch's fused kernel, except for bfloat16 on a CPU, where the
-    plain definition is faster for short sequences. Returns the number format.
+    Sets the model's attention to torch's fused kernel, except for bfloat16 on a CPU and at most
+    256 tokens, where the plain definition is faster. Returns the number format.
     """
     device = next(model.parameters()).device
     chosen = number_format(device, dtype)
-    model.use_fused_attention(device.type != "cpu" or chosen == torch.float32)
+    short = model.config.block_size <= 256
+    plain = device.type == "cpu" and chosen == torch.bfloat16 and short
+    model.use_fused_attention(not plain)
     return chosen
 
 
 def loss_of(model: GPT, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the model's loss on one batch, with matrix products in ``dtype``."""
     device = next(model.parameters()).device
+    if device.type != "cpu" and x.device.type == "cpu":
+        check_ids(x, model.config.vocab_size)  # a wrong id on a GPU would end the whole process
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return model(_move(x, device), _move(y, device))[1]
 
@@ -202,7 +207,7 @@ def _move(ids: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or ids.is_cuda:
         return ids.to(device)
     # From pinned memory a GPU copies by itself; otherwise Python would wait for all its work.
-    return ids.pin_memory().to(device, non_blocking=True)
+    return ids.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 # --- evaluation ------------------------------------------------------------------------------
@@ -214,7 +219,8 @@ def evaluate(model: GPT, ids: Ids, batch_size: int = 64) -> float:
 
     The corpus is cut into windows of ``block_size`` that do not overlap, the last one shorter, so
     that every token but the first is predicted exactly once. The first token of a window has no
-    context and the last has all of it, as in training. A memory-mapped corpus is read in pieces.
+    context and the last has all of it, as in training. A memory-mapped corpus is read in pieces,
+    of at most ``batch_size`` windows and fewer where the logits would take a GB or more.
     """
     n = len(ids) - 1  # predictions
     if n < 1:
@@ -222,6 +228,7 @@ def evaluate(model: GPT, ids: Ids, batch_size: int = 64) -> float:
     T = model.config.block_size
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
+    batch_size = max(1, min(batch_size, 2**28 // (T * model.config.vocab_size)))
     losses, n_full = [], n // T * T
     starts = [*range(0, n_full, batch_size * T), n_full, n]  # the last piece is the short window
     for start, end in itertools.pairwise(starts):
@@ -231,7 +238,7 @@ def evaluate(model: GPT, ids: Ids, batch_size: int = 64) -> float:
         width = min(T, end - start)
         x, y = piece[:-1].view(-1, width), piece[1:].view(-1, width)  # (B, T) each
         logits, _ = model(x)
-        losses.append(F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum"))
+        losses.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
     model.train(was_training)
     return sum(torch.stack(losses).tolist()) / n
 
@@ -303,19 +310,24 @@ def train(
     Raises:
         FloatingPointError: the loss or the gradient is not a finite number.
         ValueError: the corpus is too short, or the checkpoint belongs to another configuration.
+        FileExistsError: ``checkpoint`` is there already, and ``resume`` was not asked for.
     """
     T, B = model.config.block_size, config.batch_size
     on_cpu = _reading_is_free(next(model.parameters()).device)
+    state = _state_to_resume(checkpoint) if resume else None
+    if state is None:
+        _refuse_to_overwrite(checkpoint)
+    elif config.dtype == "auto":
+        # It was measured then, and might come out differently today.
+        config = replace(config, dtype=state["train_config"]["dtype"])
     dtype = prepare(model, config.dtype)
+    config = replace(config, dtype=str(dtype).removeprefix("torch."))
     optimizers = make_optimizers(model, config)
     generator = torch.Generator().manual_seed(config.seed)
     fixed = torch.Generator().manual_seed(EVALUATION_SEED)
     windows = [get_batch(ids, config.eval_windows, T, fixed) for ids in (train_ids, val_ids)]
     first, history = 0, History()
-    if resume:
-        if checkpoint is None:
-            raise ValueError("resume=True needs the checkpoint to resume from.")
-        state = checkpoints.load_checkpoint(checkpoint)
+    if state is not None:
         first, history = checkpoints.restore(state, model, optimizers, generator, asdict(config))
 
     started = time.perf_counter() - history.seconds
@@ -359,6 +371,20 @@ def train(
             bar.update()
     model.eval()
     return history
+
+
+def _state_to_resume(checkpoint: Path | str | None) -> dict[str, Any]:
+    if checkpoint is None:
+        raise ValueError("resume=True needs the checkpoint to resume from.")
+    return checkpoints.load_checkpoint(checkpoint)
+
+
+def _refuse_to_overwrite(checkpoint: Path | str | None) -> None:
+    if checkpoint is not None and Path(checkpoint).exists():
+        raise FileExistsError(
+            f"{checkpoint} holds an earlier run, which the first evaluation would overwrite. "
+            "Pass resume=True to continue it; delete it or name another file to begin anew."
+        )
 
 
 def _reading_is_free(device: torch.device) -> bool:

@@ -54,6 +54,9 @@ _GPT2 = {
 }
 _IN_OUT = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
+#: Masks and frequencies that older files keep among the weights.
+_NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
+
 
 def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
     """Return our GPT with the weights of a GPT-2 or a Llama-type model, in eval mode.
@@ -71,6 +74,13 @@ def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
     if isinstance(source, PreTrainedModel):
         config, state = source.config.to_dict(), source.state_dict()
     else:
+        for name in ("config.json", "model.safetensors"):
+            if not (Path(source) / name).is_file():
+                raise FileNotFoundError(
+                    f"{Path(source) / name} is missing; expected a folder with config.json and "
+                    "model.safetensors. For a model by name, pass the model itself: "
+                    "from_transformers(pretrained.load('gpt2').model)."
+                )
         config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
         state = load_file(Path(source) / "model.safetensors")
     kind = config.get("model_type")
@@ -96,7 +106,11 @@ def to_transformers(model: GPT) -> PreTrainedModel:
     c = model.config
     mine = (c.positions, c.norm, c.norm_first, c.bias, c.qk_norm)
     gpt2_mlps = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
-    if mine == ("learned", "layer", True, True, False) and c.mlp in gpt2_mlps and not c.n_kv_head:
+    if (
+        mine == ("learned", "layer", True, True, False)
+        and c.mlp in gpt2_mlps
+        and c.n_kv_head in (None, c.n_head)
+    ):
         names, kind = _GPT2, GPT2LMHeadModel
         config = GPT2Config(
             vocab_size=c.vocab_size,
@@ -142,6 +156,7 @@ def _gpt2_config(config: Mapping[str, Any]) -> GPTConfig:
     _refuse("activation_function", activation, activation not in mlps)
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         _refuse(name, config.get(name), bool(config.get(name)))
+    _refuse("scale_attn_weights", False, not config.get("scale_attn_weights", True))
     return GPTConfig(
         vocab_size=config["vocab_size"],
         block_size=config["n_positions"],
@@ -162,7 +177,8 @@ def _llama_config(config: Mapping[str, Any]) -> GPTConfig:
     n_embd, n_head = config["hidden_size"], config["num_attention_heads"]
     head_size, activation = config.get("head_dim"), config.get("hidden_act", "silu")
     _refuse("hidden_act", activation, activation != "silu")
-    _refuse("rope_type", rope.get("rope_type"), rope.get("rope_type", "default") != "default")
+    rope_type = rope.get("rope_type", rope.get("type", "default"))  # "type" in files before 2024
+    _refuse("rope_type", rope_type, rope_type != "default")
     _refuse("head_dim", head_size, head_size not in (None, n_embd // n_head))
     for name in ("attention_bias", "mlp_bias"):
         _refuse(name, config.get(name), bool(config.get(name)))
@@ -205,14 +221,18 @@ def _read(state: Mapping[str, Tensor], model: GPT, names: Mapping[str, str]) -> 
     if not any(name.startswith(prefix) for name in state):  # saved without the head's wrapper
         state = {prefix + name: value for name, value in state.items()}
     state = _one_by_one(state)
-    ours = {}
+    ours, used = {}, {"lm_head.weight"}
     for name in model.state_dict():
         theirs = _their_name(name, names)
         if theirs == "lm_head.weight" and model.config.tied:  # often not in the file
             theirs = f"{names['token_embedding']}.weight"
         if theirs not in state:
             raise RuntimeError(f"the weights lack {theirs}; is the file of another model?")
+        used.add(theirs)
         ours[name] = state[theirs].detach().clone(memory_format=torch.contiguous_format)
+    for name in state:
+        if name not in used and not name.endswith(_NOT_WEIGHTS):
+            raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
     return ours
 
 
@@ -224,6 +244,8 @@ def _one_by_one(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if ".attn.c_attn." in name:
             for number, third in enumerate(value.chunk(3)):
                 found[name.replace("c_attn", f"c_attn.{number}")] = third
+        elif _GATE_UP[1] in name:
+            continue  # joined to its gate
         elif _GATE_UP[0] in name:
             up = state[name.replace(*_GATE_UP)]
             found[name.replace(_GATE_UP[0], _LLAMA["mlp.fc"])] = torch.cat([value, up])

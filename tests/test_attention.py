@@ -254,6 +254,13 @@ def test_qk_norm_bounds_the_scores(seed, T, d_k):
     close(scaled(1e3), scaled(1e3), atol=1e-3)
 
 
+def test_cache_and_rotary_are_for_self_attention():
+    module, x = attention.MultiHeadAttention(8, 2), torch.randn(1, 3, 8)
+    for options in ({"cache": attention.KVCache()}, {"rotary": (x, x)}):
+        with pytest.raises(ValueError, match="for self-attention"):
+            module(x, x, **options)
+
+
 def test_key_heads_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="n_head=4 is not divisible by n_kv_head=3"):
         attention.MultiHeadAttention(8, 4, n_kv_head=3)

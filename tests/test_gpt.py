@@ -135,7 +135,7 @@ def test_a_full_cache_takes_no_more():
     model = tiny()
     cache = model.new_cache()
     model(torch.zeros(1, 8, dtype=torch.long), cache=cache)
-    with pytest.raises(ValueError, match="2 positions after 8 in the cache"):
+    with pytest.raises(ValueError, match=r"2 positions after 8 in the cache.*new cache"):
         model(torch.zeros(1, 2, dtype=torch.long), cache=cache)
 
 
@@ -183,6 +183,23 @@ def test_depth_does_not_blow_up_the_residual_stream():
     assert 0.8 < sizes[1] / sizes[0] < 1.25
 
 
+@quick
+@given(kinds, st.integers(1, 3), st.integers(1, 3))
+def test_the_parts_sum_to_all_parameters(changes, n_layer, n_head):
+    model = tiny(**changes, n_layer=n_layer, n_head=n_head, n_embd=4 * n_head)
+    parts = model.parameters_by_part()
+    assert sum(parts.values()) == model.num_parameters()
+    assert parts["head"] == (0 if changes["tied"] else 11 * 4 * n_head)
+    assert min(parts.values()) >= 0
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_model_in_bfloat16(positions):
+    model = tiny(positions=positions).bfloat16()
+    with torch.no_grad():
+        assert model(torch.tensor([[1, 2, 3]]))[0].dtype == torch.bfloat16
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 20), st.booleans())
 def test_parameter_count(n_layer, n_head, block_size, V, tied):
@@ -217,6 +234,7 @@ def test_gpt2_small_has_its_well_known_size():
         ({"positions": "rope"}, "positions='rope' is not one of learned"),
         ({"n_head": 2, "n_kv_head": 3}, "n_head=2 is not divisible by n_kv_head=3"),
         ({"n_hidden": 0}, "n_hidden=0 must be at least 1"),
+        ({"n_kv_head": 0}, "n_kv_head=0 must be at least 1"),
         ({"positions": "rotary", "n_embd": 6}, "even number of channels, not 3"),
         ({"positions": "sinusoidal", "n_embd": 7, "n_head": 1}, "not 7"),
     ],
@@ -230,7 +248,7 @@ def test_impossible_configs_are_refused(changes, message):
     ("ids", "message"),
     [
         (torch.zeros(1, 10, dtype=torch.long), "10 positions; the model reads 1 to block_size=9"),
-        (torch.zeros(1, 0, dtype=torch.long), "0 positions"),
+        (torch.zeros(1, 0, dtype=torch.long), "0 positions.*at least one token"),
         (torch.zeros(4, dtype=torch.long), r"write ids\[None\]"),
         (torch.tensor([[0, 11]]), "range from 0 to 11; the vocabulary has 11"),
         (torch.tensor([[-1, 3]]), "range from -1 to 3"),

@@ -64,7 +64,9 @@ def test_cross_entropy_equals_torch(seed, dtype, scale, leading, V, ignored):
         close(ours, theirs)
 
 
-def test_cross_entropy_of_nothing_is_nan_and_shapes_must_fit():
+def test_cross_entropy_of_nothing_is_nan_and_targets_must_fit():
+    with pytest.raises(ValueError, match="targets range from 0 to 3; logits of 3 tokens"):
+        layers.cross_entropy(torch.randn(2, 3), torch.tensor([0, 3]))
     assert layers.cross_entropy(torch.randn(2, 3), torch.tensor([-100, -100])).isnan()
     with pytest.raises(ValueError, match=r"logits \(2, 4, 3\) and targets \(2, 3\)"):
         layers.cross_entropy(torch.randn(2, 4, 3), torch.zeros(2, 3, dtype=torch.long))
@@ -91,6 +93,13 @@ def test_activations_equal_torch(seed, dtype, scale, shape):
     close(layers.gelu(x, "tanh"), F.gelu(x, approximate="tanh"))
     close(layers.silu(x), F.silu(x))
     close(layers.swiglu(gate, x), F.silu(gate) * x)
+
+
+def test_activations_far_out_have_torchs_gradients():
+    x = torch.tensor([-200.0, -100.0, -1.0, 0.0, 1.0, 100.0, 200.0], requires_grad=True)
+    for ours, theirs in ((layers.silu, F.silu), (layers.gelu, F.gelu)):
+        [found], [expected] = (torch.autograd.grad(f(x).sum(), x) for f in (ours, theirs))
+        close(found, expected)
 
 
 def test_the_two_forms_of_gelu_differ_by_as_little_as_said():
@@ -144,6 +153,13 @@ def test_linear_equals_torch_for_one_token_and_many(seed, leading, n_in, n_out, 
         with torch.no_grad():
             torch.testing.assert_close(linear(x), expected, atol=0.03, rtol=0.02)
         assert linear(x).requires_grad
+
+
+def test_one_token_under_autocast():
+    torch.manual_seed(0)
+    mlp, x = layers.MLP(6), torch.randn(1, 1, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mlp(x)[0, 0], mlp(x.expand(1, 2, 6))[0, 1], atol=0.02, rtol=0.02)
 
 
 @quick

@@ -13,7 +13,7 @@ from nltk.util import ngrams
 from torch.nn import functional as F
 
 from course_utils.corpora import CharTokenizer, load_text, split
-from course_utils.metrics import NGram, bits, bits_per_byte, distinct_n, perplexity
+from course_utils.metrics import NGram, bits, bits_per_byte, distinct_n, perplexity, repetition
 
 
 @settings(deadline=None)
@@ -46,6 +46,7 @@ def test_distinct_n_counts_as_nltk_does(ids, n):
     repeated = sum(count - 1 for count in counts.values()) / counts.total()  # seq-rep-n
     assert distinct_n(ids, n) == pytest.approx(1 - repeated)
     assert distinct_n(torch.tensor(ids), n) == distinct_n(ids, n)
+    assert repetition(ids, n) == pytest.approx(repeated)
 
 
 def test_distinct_n_by_hand():
@@ -76,6 +77,7 @@ def test_perplexity_and_bits():
     assert perplexity(math.log(65)) == pytest.approx(65)
     assert perplexity(0.0) == 1.0
     assert perplexity(10_000.0) == math.inf
+    assert math.isnan(perplexity(math.nan))
     assert bits(math.log(2)) == pytest.approx(1)
     with pytest.raises(ValueError, match="is negative"):
         perplexity(-1.2)
@@ -99,6 +101,8 @@ def test_ngram_probabilities_sum_to_one(ids, order):
     assert table.shape == (5,) * order
     assert np.allclose(table.sum(-1), 1)
     assert table.min() > 0
+    model = NGram(order, 5, strength=0.7).fit(torch.tensor([1, 2, 3, 4, 0])).fit(torch.tensor(ids))
+    assert np.array_equal(model.probabilities, table)  # what it counted before is forgotten
 
 
 def test_unigram_agrees_with_nltk():

@@ -453,6 +453,25 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     assert same(weights(model), weights(again))
 
 
+def test_an_earlier_run_is_not_overwritten(tmp_path):
+    path = tmp_path / "c.pt"
+    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds an earlier run.*resume=True"):
+        train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_auto_resumes_in_the_format_it_began_with(tmp_path, monkeypatch):
+    path, config = tmp_path / "c.pt", replace(CONFIG, dtype="auto")
+    for format_, expected in ((torch.bfloat16, False), (torch.float32, False)):
+        # The second session measures another format, and keeps the first one's.
+        monkeypatch.setattr(training, "fast_dtype", lambda _, format_=format_: format_)
+        model = fresh()
+        train(model, TRAIN, VALIDATION, config, checkpoint=path, resume=path.exists())
+        assert model.blocks[0].attention.fused is expected
+
+
 def test_bad_checkpoints_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         checkpoints.load_checkpoint(tmp_path / "none.pt")
@@ -482,7 +501,12 @@ def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
 
 def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
-    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+
+    def press_ctrl_c(step, _):
+        if step == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path, on_eval=press_ctrl_c)
     before = path.read_bytes()
 
     def full(state, stream):
@@ -491,9 +515,9 @@ def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
-        train(fresh(seed=1), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+        train(fresh(seed=1), TRAIN, VALIDATION, CONFIG, checkpoint=path, resume=True)
     assert path.read_bytes() == before
-    assert checkpoints.load_checkpoint(path)["step"] == 30
+    assert checkpoints.load_checkpoint(path)["step"] == 10
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -128,7 +128,8 @@ def test_real_weights(name):
     theirs, tokenizer, _ = pretrained.load(name)
     ours = from_transformers(pretrained.folder_of(found) if name == "smollm2" else theirs)
     assert ours.num_parameters() == theirs.num_parameters()
-    ids = tokenizer("The weather is nice today, and", return_tensors="pt").input_ids
+    ids = tokenizer("The weather is nice today, and " * 60, return_tensors="pt").input_ids
+    assert ids.shape[1] > 400
     with torch.no_grad():
         expected, found = theirs(ids).logits, ours(ids)[0]
     assert expected.abs().max() > 10
@@ -173,6 +174,7 @@ def test_the_copy_is_a_copy_that_can_be_trained():
             ),
             "rope_type='linear'",
         ),
+        (lambda: gpt2(scale_attn_weights=False), "scale_attn_weights=False"),
         (lambda: gpt2(activation_function="relu"), "activation_function='relu'"),
         (lambda: gpt2(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
         (lambda: BertModel(BertConfig(num_hidden_layers=1)), "model_type is 'bert'"),
@@ -184,7 +186,7 @@ def test_what_our_gpt_has_not_is_named(make, message):
 
 
 def test_missing_weights_and_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing.*pass the model itself"):
         from_transformers(tmp_path)
     theirs = gpt2()
     state = {k: v.clone() for k, v in theirs.state_dict().items()}
@@ -192,6 +194,20 @@ def test_missing_weights_and_files_are_named(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(theirs.config.to_dict()))
     with pytest.raises(RuntimeError, match=r"lack transformer\.h\.1\.mlp\.c_fc\.weight"):
+        from_transformers(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(theirs.config.to_dict() | {"n_layer": 1}))
+    with pytest.raises(RuntimeError, match=r"hold transformer\.h\.1\."):
+        from_transformers(tmp_path)
+
+
+def test_scaled_rotary_frequencies_of_older_files_are_refused(tmp_path):
+    theirs = llama()
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["rope_parameters"]
+    config |= {"rope_theta": 10_000.0, "rope_scaling": {"type": "linear", "factor": 8.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="rope_type='linear'"):
         from_transformers(tmp_path)
 
 
