@@ -60,6 +60,17 @@ def agree(theirs, ours, ids, atol=1e-5):
         torch.testing.assert_close(ours(ids)[0], expected, atol=atol, rtol=1e-4)
 
 
+def there_and_back(theirs, kind, T):
+    ours, ids = from_transformers(theirs), torch.randint(13, (2, T))
+    agree(theirs, ours, ids)
+    back = to_transformers(ours)
+    assert isinstance(back, kind)
+    for name, value in back.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    with torch.no_grad():
+        assert torch.equal(back(ids).logits, theirs(ids).logits)
+
+
 @quick
 @given(
     seed=seeds,
@@ -79,14 +90,7 @@ def test_gpt2_there_and_back(seed, n_layer, n_head, T, tied, n_inner, activation
         n_inner=n_inner,
         activation_function=activation,
     )
-    ours, ids = from_transformers(theirs), torch.randint(13, (2, T))
-    agree(theirs, ours, ids)
-    back = to_transformers(ours)
-    assert isinstance(back, GPT2LMHeadModel)
-    for name, value in back.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[name]), name
-    with torch.no_grad():
-        assert torch.equal(back(ids).logits, theirs(ids).logits)
+    there_and_back(theirs, GPT2LMHeadModel, T)
 
 
 @quick
@@ -108,14 +112,7 @@ def test_llama_there_and_back(seed, n_layer, n_kv_head, T, tied, base, eps):
         rope_parameters={"rope_type": "default", "rope_theta": base},
         rms_norm_eps=eps,
     )
-    ours, ids = from_transformers(theirs), torch.randint(13, (2, T))
-    agree(theirs, ours, ids)
-    back = to_transformers(ours)
-    assert isinstance(back, LlamaForCausalLM)
-    for name, value in back.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[name]), name
-    with torch.no_grad():
-        assert torch.equal(back(ids).logits, theirs(ids).logits)
+    there_and_back(theirs, LlamaForCausalLM, T)
 
 
 @pytest.mark.parametrize("name", ["smollm2", "gpt2"])
