@@ -164,9 +164,7 @@ def watched(
         curve.append((now - start - paused, loss))
         paused += time.perf_counter() - now
 
-    torch.manual_seed(seed)
-    model = GPT(gpt).to(pick_device())
-    training.train(model, *splits, train, on_eval=watch)
+    model, _ = fit(gpt, train, splits, watch)
     reached = [seconds for seconds, loss in curve if loss <= 1.47]
     return {
         "parameters": f"{model.num_parameters():,}",
@@ -201,12 +199,17 @@ def scheduled(config: TrainConfig, steps: int, seed: int, eval_every: int) -> Tr
     )
 
 
-def fit(gpt: GPTConfig, config: TrainConfig, splits: tuple[Tensor, Tensor]) -> tuple[GPT, float]:
+def fit(
+    gpt: GPTConfig,
+    config: TrainConfig,
+    splits: tuple[Tensor, Tensor],
+    on_eval: Callable[[int, GPT], None] | None = None,
+) -> tuple[GPT, float]:
     """Return a trained model and the seconds that it took."""
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     model = GPT(gpt).to(pick_device())
-    training.train(model, *splits, config)
+    training.train(model, *splits, config, on_eval=on_eval)
     return model, time.perf_counter() - start
 
 

@@ -8,6 +8,8 @@ Touvron et al., 2023, "LLaMA: Open and efficient foundation language models".
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -295,3 +297,14 @@ def check_ids(ids: Tensor, vocab_size: int) -> None:
             f"ids range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} tokens, "
             f"0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
         )
+
+
+@contextmanager
+def eval_mode(model: GPT) -> Iterator[None]:
+    """Put ``model`` in eval mode, and back into the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -6,14 +6,13 @@ looks at values, equal values are treated alike: they stay or go together.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.gpt import GPT
+from course_utils.gpt import GPT, eval_mode
 
 Prompts = Tensor | Sequence[Sequence[int]]
 
@@ -246,7 +245,7 @@ def _stream(
     stop_ids = torch.tensor(list(stop), dtype=torch.long, device=device)
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     begins = None
-    with _eval_mode(model):
+    with eval_mode(model):
         for end in range(T, T + max_new_tokens):
             before, begins = begins, [_window(first, end, block_size, stride) for first in firsts]
             left = min(begins)
@@ -362,7 +361,7 @@ def beam_search(
     texts = new = torch.tensor([prompt], device=device)  # (beams, T)
     totals = torch.zeros(1, device=device)  # (beams,), summed log-probability of the new tokens
     finished: list[tuple[list[int], float]] = []
-    with _eval_mode(model):
+    with eval_mode(model):
         for n in range(1, max_new_tokens + 1):
             logits = model.head(model.features(new, cache=cache)[:, -1])  # (beams, V)
             sums = (totals[:, None] + logits.float().log_softmax(dim=-1)).flatten()  # (beams * V,)
@@ -380,17 +379,6 @@ def beam_search(
                 layer.select(beams[goes_on])
     finished.sort(key=lambda text_and_score: text_and_score[1], reverse=True)
     return finished[:n_beams] or [(prompt, 0.0)]
-
-
-@contextmanager
-def _eval_mode(model: GPT) -> Iterator[None]:
-    """Put ``model`` in eval mode, and back into the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _checked(

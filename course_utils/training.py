@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from course_utils import checkpoints
 from course_utils.corpora import Ids, get_batch, to_tensor
-from course_utils.gpt import GPT, check_ids
+from course_utils.gpt import GPT, check_ids, eval_mode
 from course_utils.history import History
 from course_utils.optimizers import Muon
 from course_utils.progress import progress_bar
@@ -226,20 +226,19 @@ def evaluate(model: GPT, ids: Ids, batch_size: int = 64) -> float:
     if n < 1:
         raise ValueError(f"{len(ids)} ids: there is no next token to predict.")
     T = model.config.block_size
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     batch_size = max(1, min(batch_size, 2**28 // (T * model.config.vocab_size)))
     losses, n_full = [], n // T * T
     starts = [*range(0, n_full, batch_size * T), n_full, n]  # the last piece is the short window
-    for start, end in itertools.pairwise(starts):
-        if start == end:
-            continue
-        piece = _move(to_tensor(ids[start : end + 1]), device)
-        width = min(T, end - start)
-        x, y = piece[:-1].view(-1, width), piece[1:].view(-1, width)  # (B, T) each
-        logits, _ = model(x)
-        losses.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
-    model.train(was_training)
+    with eval_mode(model):
+        for start, end in itertools.pairwise(starts):
+            if start == end:
+                continue
+            piece = _move(to_tensor(ids[start : end + 1]), device)
+            width = min(T, end - start)
+            x, y = piece[:-1].view(-1, width), piece[1:].view(-1, width)  # (B, T) each
+            logits = model(x)[0].flatten(0, 1).float()
+            losses.append(F.cross_entropy(logits, y.flatten(), reduction="sum"))
     return sum(torch.stack(losses).tolist()) / n
 
 
