@@ -115,8 +115,10 @@ def find(name: str) -> tuple[Path, str] | None:
     """
     asset = _lookup(name)
     places = [(folder / name, where) for folder, where in local_folders()]
-    if any(source["kind"] == "data" for source in asset.sources):
-        places.append((data_folder(), "the course's data folder"))
+    for source in asset.sources:
+        if source["kind"] == "data":
+            folder = data_folder() / source.get("folder", "")
+            places.append((folder, "the course's data folder"))
     for folder, where in places:
         if all(_is_right(folder / file.name, file) for file in asset.files):
             return folder, where

@@ -26,7 +26,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
+        n = torch.get_num_threads()
+        return f"cpu, {n} thread{'s' if n > 1 else ''}"
     return device.type
 
 

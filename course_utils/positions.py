@@ -48,8 +48,8 @@ def rotary_table(positions: Tensor, d_k: int, base: float = 10_000.0) -> tuple[T
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of channels of ``x`` ``(..., T, d_k)`` by its angle; lengths do not change.
 
-    Channel ``i`` is paired with ``i + d_k / 2``, as in Llama's weights; the paper pairs neighbours,
-    which is the same up to the order of the channels. The pair (a, b) becomes
+    Channel ``i`` is paired with ``i + d_k / 2``, as in transformers' Llama; the paper pairs
+    neighbours, which is the same up to the order of the channels. The pair (a, b) becomes
     (a cos - b sin, b cos + a sin). A query turned by its position and a key turned by its own have
     a dot product that depends only on the distance between the two.
     """

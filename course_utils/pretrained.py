@@ -68,8 +68,10 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        link = f'<a href="{html.escape(self.homepage)}">{html.escape(rows.pop("Loaded"))}</a>'
-        cells = [("Loaded", link), *((label, html.escape(text)) for label, text in rows.items())]
+        title = html.escape(rows.pop("Loaded"))
+        if self.homepage:
+            title = f'<a href="{html.escape(self.homepage)}">{title}</a>'
+        cells = [("Loaded", title), *((label, html.escape(text)) for label, text in rows.items())]
         body = "".join(
             f'<tr><th scope="row">{label}</th><td style="text-align:left">{text}</td></tr>'
             for label, text in cells
@@ -119,7 +121,10 @@ def load(
         local_files_only=True,
     )
     model.to(device).eval()
-    return Pretrained(model, _tokenizer(name, folder), _card(name, found, reason, model))
+    tokenizer = _tokenizer(name, folder)
+    if name == "gpt2":
+        tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
+    return Pretrained(model, tokenizer, _card(name, found, reason, model))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

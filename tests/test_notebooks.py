@@ -95,7 +95,7 @@ def test_the_manifest_names_what_each_chapter_loads(path):
     tokenizers = {"gpt2": "gpt2-tokenizer", "bert": "bert-vocabulary", "smollm2": "smollm2"}
     loaded = re.findall(r"load_tokenizer\(\s*\"(\w+)\"", code)
     used |= {tokenizers[name] for name in loaded}
-    if "bert" in used:
-        used.add("bert-vocabulary")
+    used |= {tokenizers[name] for name in used & {"gpt2", "bert"}}
+    used |= {"glove"} if "load_glove(" in code else set()
     named = {name for name, asset in assets.manifest().items() if path.stem in asset.chapters}
     assert used == named

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from course_utils import assets, pretrained
 
@@ -90,15 +91,27 @@ def test_unknown_model():
         pretrained.load("gpt5")
 
 
-def test_gpt2_is_real_or_a_clear_error():
-    """Its stand-in comes with chapter 6; until then nothing may pose as GPT-2."""
+def test_gpt2_is_real_or_says_what_stands_in():
+    model, tokenizer, card = pretrained.load("gpt2")
+    assert type(model) is GPT2LMHeadModel
+    assert len(tokenizer) == model.config.vocab_size == 50_257
+    assert tokenizer.model_max_length == model.config.n_positions
+    assert model.lm_head.weight is model.transformer.wte.weight
     if assets.find("gpt2"):
-        model, _, card = pretrained.load("gpt2")
         assert model.num_parameters() == 124_439_808
         assert card.stands_in_for is None
     else:
-        with pytest.raises(assets.AssetError, match=r"GPT-2 small(?s:.*)hub(?s:.*)doctor"):
-            pretrained.load("gpt2")
+        assert card.name == "gpt2-mini"
+        assert card.stands_in_for == "GPT-2 small"
+        assert card.n_bytes < 40e6
+
+
+def test_distilgpt2_is_real_or_a_clear_error():
+    if assets.find("distilgpt2"):
+        assert pretrained.load("distilgpt2").card.stands_in_for is None
+    else:
+        with pytest.raises(assets.AssetError, match=r"DistilGPT2(?s:.*)hub(?s:.*)doctor"):
+            pretrained.load("distilgpt2")
 
 
 def test_glove():

@@ -122,8 +122,11 @@ def stage() -> None:
     for name in ("_static", "_ext"):
         shutil.rmtree(SOURCE / name, ignore_errors=True)
         shutil.copytree(ROOT / name, SOURCE / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in [*ROOT.glob("*.md"), ROOT / "_toc.yml", ROOT / "references.bib"]:
-        shutil.copyfile(path, SOURCE / path.name)
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*/README.md")]  # a model card is a page too
+    for path in [*pages, ROOT / "_toc.yml", ROOT / "references.bib"]:
+        copy = SOURCE / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["execute"]["execute_notebooks"] = "off"  # they are executed already
     (SOURCE / "_config.yml").write_text(yaml.safe_dump(config))

@@ -5,14 +5,20 @@ usual mistakes would give, so that it can name the mistake.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from course_utils.attention import causal_mask, scaled_dot_product_attention
 from course_utils.checks import Verdict, Wrong, check
+from course_utils.checks.answers import (
+    call_for_tensor,
+    draw,
+    expect_shape,
+    name_mistake,
+    same,
+)
 
 __all__ = [
     "Verdict",
@@ -26,43 +32,6 @@ __all__ = [
 B, H, T, D_K = 2, 3, 5, 4  # batch, heads, tokens, channels of one head
 
 
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _call(answer: Callable, *arguments: Any) -> Tensor:
-    """Return ``answer(*arguments)`` as a tensor; object to nothing returned and changed inputs."""
-    copies = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
-    result = answer(*copies)
-    if result is None:
-        raise Wrong("Your function returned None. Does it end with `return`?")
-    if isinstance(result, tuple):
-        raise Wrong(f"Your function returned a tuple of {len(result)}; expected one tensor.")
-    for number, (before, after) in enumerate(zip(arguments, copies, strict=True), start=1):
-        if isinstance(before, Tensor) and not torch.equal(before, after):
-            raise Wrong(
-                f"The result may be right, but argument {number} was changed in place. The caller "
-                "may still need it: use `masked_fill` rather than `masked_fill_` or `scores[…] = …`"
-            )
-    return torch.as_tensor(result).detach().cpu().float()
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=1e-4)
-
-
-def _shape(found: Tensor, expected: tuple[int, ...], names: str) -> None:
-    if tuple(found.shape) != expected:
-        raise Wrong(f"The result has shape {tuple(found.shape)}; expected {names} = {expected}.")
-
-
-def _name(found: Tensor, mistakes: Mapping[str, Tensor]) -> None:
-    """Raise the diagnosis of the first mistake that would have given ``found``."""
-    for diagnosis, wrong in mistakes.items():
-        if _same(found, wrong):
-            raise Wrong(diagnosis)
-
-
 def _no_nan(found: Tensor, why: str) -> None:
     if found.isnan().any():
         raise Wrong(f"The result holds NaN (not a number). {why}")
@@ -74,14 +43,14 @@ def _no_nan(found: Tensor, why: str) -> None:
 @check
 def check_scaled_scores(answer: Callable) -> str:
     """Check ``scaled_scores(query, key)``: query keyᵀ / √d_k for ``(B, H, T, d_k)``."""
-    query, key = _draw(B, H, T, D_K), _draw(B, H, T + 1, D_K, seed=1)
-    found = _call(answer, query, key)
+    query, key = draw(B, H, T, D_K), draw(B, H, T + 1, D_K, seed=1)
+    found = call_for_tensor(answer, query, key)
     raw = query @ key.mT  # (B, H, T_q, T_k)
-    if _same(found, raw.mT / math.sqrt(D_K)):
+    if same(found, raw.mT / math.sqrt(D_K)):
         raise Wrong("Rows and columns are exchanged: one row per query, one column per key.")
-    _shape(found, (B, H, T, T + 1), "(B, H, T_q, T_k)")
+    expect_shape(found, (B, H, T, T + 1), "(B, H, T_q, T_k)")
     width, n_query, n_key, right = H * D_K, T, T + 1, math.sqrt(D_K)
-    _name(
+    name_mistake(
         found,
         {
             "These are the bare scores: divide them by the square root of d_k.": raw,
@@ -103,11 +72,11 @@ def check_scaled_scores(answer: Callable) -> str:
             ).softmax(-1),
         },
     )
-    if not _same(found, raw / right):
+    if not same(found, raw / right):
         _divisor(found, raw)
         raise Wrong("The scores differ from query · key / √d_k, and not by a constant factor.")
-    large = _draw(500, 64, seed=2)
-    spread = _call(answer, large, large.flip(0)).std()
+    large = draw(500, 64, seed=2)
+    spread = call_for_tensor(answer, large, large.flip(0)).std()
     return (
         f"With d_k = 64 and random numbers, your scores spread by {spread:.2f}; "
         f"without the division it would be {spread * 8:.1f}."
@@ -130,21 +99,21 @@ def _divisor(found: Tensor, raw: Tensor) -> None:
 @check
 def check_causal_weights(answer: Callable) -> str:
     """Check ``causal_weights(scores)``: mask what comes later, then softmax, ``(..., T, T)``."""
-    scores = 2 * _draw(T, T)
-    found = _call(answer, scores)
-    _shape(found, (T, T), "(T, T)")
+    scores = 2 * draw(T, T)
+    found = call_for_tensor(answer, scores)
+    expect_shape(found, (T, T), "(T, T)")
     _name_causal(found, scores)
     expected = _causal(scores)
-    if not _same(found, expected):
+    if not same(found, expected):
         raise Wrong("The weights differ from softmax(scores with later keys at -inf).")
-    many = 2 * _draw(B, H, T, T, seed=3)
-    if not _same(_call(answer, many), _causal(many)):
+    many = 2 * draw(B, H, T, T, seed=3)
+    if not same(call_for_tensor(answer, many), _causal(many)):
         raise Wrong(
             "Right for one (T, T) matrix, not for (B, H, T, T): mask the last two dimensions, "
             "and take the softmax over dim=-1."
         )
-    shifted = _call(answer, scores - 100)
-    if not _same(shifted, expected):
+    shifted = call_for_tensor(answer, scores - 100)
+    if not same(shifted, expected):
         raise Wrong(
             "Adding the same number to all scores changed the weights: "
             "later keys must get -inf, not a fixed small number."
@@ -167,7 +136,7 @@ def _name_causal(found: Tensor, scores: Tensor) -> None:
         "A row of the mask allows no key at all; "
         "the diagonal must stay: a token may look at itself.",
     )
-    _name(
+    name_mistake(
         found,
         {
             "These are the masked scores; the softmax is missing.": hidden,
@@ -209,14 +178,14 @@ def check_split_heads(answer: Callable) -> str:
         + 10 * torch.arange(T)[None, :, None]
         + torch.arange(H * 2)[None, None, :] / 10
     )
-    found = _call(answer, x, H)
-    if _same(found, x.view(B, T, H, 2)):
+    found = call_for_tensor(answer, x, H)
+    if same(found, x.view(B, T, H, 2)):
         raise Wrong(
             "Nearly: this is (B, T, H, d_k). Swap token and head with `.transpose(1, 2)`, "
             "so that the last two dimensions are one head's (T, d_k)."
         )
-    _shape(found, (B, H, T, 2), "(B, H, T, d_k)")
-    _name(
+    expect_shape(found, (B, H, T, 2), "(B, H, T, d_k)")
+    name_mistake(
         found,
         {
             "The shape is right and the content is not: `view` or `reshape` straight to "
@@ -228,13 +197,13 @@ def check_split_heads(answer: Callable) -> str:
             ),
         },
     )
-    if not _same(found, x.view(B, T, H, 2).transpose(1, 2)):
+    if not same(found, x.view(B, T, H, 2).transpose(1, 2)):
         raise Wrong(
             "Head h should hold channels h·d_k to (h+1)·d_k of every token, in order. "
             "Try `x.view(B, T, n_head, d_k).transpose(1, 2)`."
         )
-    one = _draw(1, 4, 6)
-    if not _same(_call(answer, one, 1), one[:, None]):
+    one = draw(1, 4, 6)
+    if not same(call_for_tensor(answer, one, 1), one[:, None]):
         raise Wrong("With n_head=1 the result should be x with one more dimension.")
     return "No number was computed or copied into a new order: the heads are a way to index x."
 
@@ -245,16 +214,16 @@ def check_split_heads(answer: Callable) -> str:
 @check
 def check_attention(answer: Callable) -> str:
     """Check ``attention(query, key, value, causal)`` on ``(B, H, T, d_k)``, in small steps."""
-    query, key, value = (_draw(B, H, T, D_K, seed=s) for s in range(3))
+    query, key, value = (draw(B, H, T, D_K, seed=s) for s in range(3))
     _only_values(answer, query, key, value)
     _only_softmax(answer, query, key, value)
-    found = _call(answer, query, key, value, False)
-    _name(found, _attention_mistakes(query, key, value))
-    if not _same(found, scaled_dot_product_attention(query, key, value)):
+    found = call_for_tensor(answer, query, key, value, False)
+    name_mistake(found, _attention_mistakes(query, key, value))
+    if not same(found, scaled_dot_product_attention(query, key, value)):
         raise Wrong("Without a mask the result differs from softmax(query keyᵀ / √d_k) value.")
-    wide, longer = _draw(B, H, T + 2, D_K + 1, seed=4), _draw(B, H, T + 2, D_K, seed=5)
+    wide, longer = draw(B, H, T + 2, D_K + 1, seed=4), draw(B, H, T + 2, D_K, seed=5)
     expected = scaled_dot_product_attention(query, longer, wide)
-    if not _same(_call(answer, query, longer, wide, False), expected):
+    if not same(call_for_tensor(answer, query, longer, wide, False), expected):
         raise Wrong("Wrong when there are more keys than queries, or wider values: check shapes.")
     _only_mask(answer, query, key, value)
     return (
@@ -265,18 +234,18 @@ def check_attention(answer: Callable) -> str:
 
 def _only_values(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> None:
     # With a single key the weight is 1, whatever the scores are.
-    found = _call(answer, query[..., :1, :], key[..., :1, :], value[..., :1, :], False)
-    _shape(found, (B, H, 1, D_K), "(B, H, T_q, d_v)")
-    if not _same(found, value[..., :1, :]):
+    found = call_for_tensor(answer, query[..., :1, :], key[..., :1, :], value[..., :1, :], False)
+    expect_shape(found, (B, H, 1, D_K), "(B, H, T_q, d_v)")
+    if not same(found, value[..., :1, :]):
         raise Wrong("With a single key its weight is 1, so the output must be its value.")
 
 
 def _only_softmax(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> None:
     # With equal keys all weights are equal, whatever the scale is.
     same_keys = key[..., :1, :].expand_as(key).clone()
-    found = _call(answer, query, same_keys, value, False)
+    found = call_for_tensor(answer, query, same_keys, value, False)
     scores = query @ same_keys.mT
-    _name(
+    name_mistake(
         found,
         {
             "The softmax runs over the queries. Each query shares out its attention among the "
@@ -294,7 +263,7 @@ def _only_softmax(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -
             @ value,
         },
     )
-    if not _same(found, value.mean(-2, keepdim=True).expand_as(value)):
+    if not same(found, value.mean(-2, keepdim=True).expand_as(value)):
         raise Wrong("When all keys are equal, every query should get the plain mean of the values.")
 
 
@@ -323,10 +292,10 @@ def _attention_mistakes(query: Tensor, key: Tensor, value: Tensor) -> dict[str, 
 
 
 def _only_mask(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> None:
-    found = _call(answer, query, key, value, True)
+    found = call_for_tensor(answer, query, key, value, True)
     allowed, scores = causal_mask(T), query @ key.mT / math.sqrt(D_K)
     _no_nan(found, "A row of the mask allows no key at all; the diagonal must stay.")
-    _name(
+    name_mistake(
         found,
         {
             "causal=True changed nothing: the mask is missing.": scores.softmax(-1) @ value,
@@ -344,9 +313,9 @@ def _only_mask(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> N
             ),
         },
     )
-    if not _same(found[..., 0, :], value[..., 0, :]):
+    if not same(found[..., 0, :], value[..., 0, :]):
         raise Wrong("With causal=True the first query sees one key, so it must return value 0.")
-    if not _same(found, scaled_dot_product_attention(query, key, value, allowed)):
+    if not same(found, scaled_dot_product_attention(query, key, value, allowed)):
         raise Wrong("With causal=True the result differs from attention over keys 0 to i.")
 
 
@@ -357,11 +326,15 @@ def _only_mask(answer: Callable, query: Tensor, key: Tensor, value: Tensor) -> N
 def check_cross_attention(answer: Callable) -> str:
     """Check ``cross_attention(x, memory, W_q, W_k, W_v)``: queries from x, the rest from memory."""
     C, n_query, n_key, d_v = 6, 3, T, 7
-    x, memory = _draw(B, n_query, C), _draw(B, n_key, C, seed=1)
-    W_q, W_k, W_v = _draw(C, D_K, seed=2), _draw(C, D_K, seed=3), _draw(C, d_v, seed=4)
-    found = _call(answer, x, memory, W_q, W_k, W_v)
+    x, memory = draw(B, n_query, C), draw(B, n_key, C, seed=1)
+    W_q, W_k, W_v = (
+        draw(C, D_K, seed=2),
+        draw(C, D_K, seed=3),
+        draw(C, d_v, seed=4),
+    )
+    found = call_for_tensor(answer, x, memory, W_q, W_k, W_v)
     attend = scaled_dot_product_attention
-    _name(
+    name_mistake(
         found,
         {
             "Queries, keys and values all come from x: that is self-attention. "
@@ -390,8 +363,8 @@ def check_cross_attention(answer: Callable) -> str:
     )
     if tuple(found.shape) == (B, n_query, n_key):
         raise Wrong("These are the weights, (B, T_q, T_k): use them to mix the values.")
-    _shape(found, (B, n_query, d_v), "(B, T_q, d_v)")
-    if not _same(found, attend(x @ W_q, memory @ W_k, memory @ W_v)):
+    expect_shape(found, (B, n_query, d_v), "(B, T_q, d_v)")
+    if not same(found, attend(x @ W_q, memory @ W_k, memory @ W_v)):
         raise Wrong("The shape is right; the numbers differ from attention(x W_q, m W_k, m W_v).")
     return (
         f"{n_query} queries met {n_key} keys, and the output has {n_query} rows: "

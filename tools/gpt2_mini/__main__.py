@@ -1,0 +1,64 @@
+"""Command line of the stand-in's making; see the package's docstring."""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from tools.gpt2_mini import addresses, publish, train
+from tools.gpt2_mini.teacher import Teacher, save
+
+FOLDER = Path("checkpoints/gpt2-mini")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.gpt2_mini", description=__doc__)
+    parser.add_argument("step", choices=("write", "read", "train", "publish"))
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is kept")
+    parser.add_argument("--minutes", type=float, default=60, help="time for this step")
+    parser.add_argument("--batch-size", type=int, default=128, help="texts written at once")
+    parser.add_argument("--longest", type=int, default=220, help="tokens of the longest text")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of training in all")
+    parser.add_argument("--decay", type=int, default=1000, help="the last of them, on the way down")
+    parser.add_argument("--eval-every", type=int, default=100, help="steps between evaluations")
+    parser.add_argument("--target", type=Path, default=Path("data/gpt2-mini"), help="of publish")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.step == "write":
+        write(options.folder, options.minutes, options.batch_size, options.longest)
+    elif options.step == "read":
+        addresses.read(options.folder)
+    elif options.step == "train":
+        train.train(
+            options.folder, options.steps, options.decay, options.minutes, options.eval_every
+        )
+    else:
+        publish.publish(options.folder, options.target)
+
+
+def write(folder: Path, minutes: float, batch_size: int, longest: int) -> None:
+    """Let the teacher write for ``minutes``; go on with the batch after the last one written."""
+    teacher, started, n = Teacher(), time.perf_counter(), 0
+    seed = 0
+    while True:
+        for number, (prompts, begins) in enumerate(teacher.batches(batch_size, seed)):
+            name = f"texts-{seed}-{number:04d}.npz"
+            if (folder / name).exists():
+                continue
+            generator = torch.Generator().manual_seed(1000 * seed + number)
+            written = teacher.write(prompts, begins, longest, generator)
+            lessons = [lesson for text in written if (lesson := teacher.lesson(text))]
+            n += save(folder / name, lessons)
+            seconds = time.perf_counter() - started
+            print(
+                f"{name}: {len(lessons)} of {len(prompts)} kept; {n:,} tokens, {n / seconds:.0f}/s",
+                flush=True,
+            )
+            if seconds > 60 * minutes:
+                return
+        seed += 1
+
+
+if __name__ == "__main__":
+    main()
