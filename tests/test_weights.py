@@ -117,7 +117,7 @@ def test_llama_there_and_back(seed, n_layer, n_kv_head, T, tied, base, eps):
 
 @pytest.mark.parametrize("name", ["smollm2", "gpt2"])
 def test_real_weights(name):
-    """Logits that reach into the tens and hundreds, after 30 or 12 layers, equal to 1e-4."""
+    """Logits that reach into the tens and hundreds, after 30, 12 or 6 layers, equal to 1e-4."""
     try:
         found, _ = pretrained.resolve(name)
     except assets.AssetError as error:
@@ -126,7 +126,8 @@ def test_real_weights(name):
     ours = from_transformers(pretrained.folder_of(found) if name == "smollm2" else theirs)
     assert ours.num_parameters() == theirs.num_parameters()
     ids = tokenizer("The weather is nice today, and " * 60, return_tensors="pt").input_ids
-    assert ids.shape[1] > 400
+    ids = ids[:, : tokenizer.model_max_length]  # GPT-2 mini has room for 256
+    assert ids.shape[1] > 250
     with torch.no_grad():
         expected, found = theirs(ids).logits, ours(ids)[0]
     assert expected.abs().max() > 10
