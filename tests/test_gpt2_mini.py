@@ -89,19 +89,23 @@ def teacher():
 
 
 def test_a_lesson_is_the_text_with_what_the_teacher_expected(teacher):
-    prompts = [teacher.tokenizer.encode("The history of the summarization of 1984 is")] * 3
+    prompts = [teacher.tokenizer.encode("The history of the summarization of 1984 is")] * 8
     generator = torch.Generator().manual_seed(0)
-    for written in teacher.write(prompts, True, 60, generator):
+    hits, told = [], []
+    for written in teacher.write(prompts, True, 100, generator):
         assert written.ids[: len(prompts[0])] == prompts[0]
-        lesson = teacher.lesson(written)
+        if (lesson := teacher.lesson(written)) is None:
+            continue  # without a whole sentence, or no plain prose
         text = teacher.gpt2.decode(lesson.ids[1:])
         assert lesson.ids[0] == END
         assert teacher.tokenizer.decode(written.ids).startswith(text)
         np.testing.assert_allclose(lesson.share.astype(float).sum(-1), 1, atol=5e-3)
-        # What the teacher drew is mostly among what it expected, and it did expect something.
-        assert (lesson.expected == lesson.ids[:, None]).any(-1).mean() > 0.6
-        told = (lesson.share.max(-1) > 1.5 / 12)[1:]
-        assert told.mean() > 0.5
+        hits += (lesson.expected == lesson.ids[:, None]).any(-1).tolist()
+        told += (lesson.share.max(-1) > 1.5 / 12).tolist()
+    # What the teacher drew is mostly among what it expected, and it did expect something.
+    assert len(hits) > 100
+    assert np.mean(hits) > 0.6
+    assert np.mean(told) > 0.6
 
 
 def test_soft_cross_entropy_and_its_gradient_are_torchs():
