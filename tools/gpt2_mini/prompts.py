@@ -90,6 +90,18 @@ behind; The only way to; Many years later,; The boy sat; The horse stood; The re
 in the; The music was; The team has; The new school; The rest of the
 """
 
+#: Beginnings about a topic; the prompts that the model card shows are not among them.
+ABOUT = """
+{} was
+{} can be
+When I think of {}, I
+She told us about {}, and
+For most people, {} means
+We had never seen {} like that
+The trouble with {} is that
+He said that {}
+"""
+
 
 def requests(seed: int) -> list[str]:
     """Return every kind of text about every topic, in an order drawn by ``seed``."""
@@ -102,7 +114,9 @@ def requests(seed: int) -> list[str]:
 
 def beginnings() -> list[str]:
     """Return the beginnings of sentences that the teacher continues."""
-    return [" ".join(part.split()) for part in BEGINNINGS.split(";")]
+    general = [" ".join(part.split()) for part in BEGINNINGS.split(";")]
+    about = [begin.format(topic) for topic in topics() for begin in _lines(ABOUT)]
+    return general + [text[0].upper() + text[1:] for text in about]
 
 
 def _lines(text: str) -> list[str]:

@@ -24,7 +24,8 @@ from course_utils.weights import from_transformers
 from tools.gpt2_mini.prompts import beginnings, requests
 
 N_EXPECTED = 12  # how many of the teacher's most likely tokens are kept at each position
-N_DRAW = 64  # the teacher draws from its 64 most likely tokens
+N_DRAW = 64  # the teacher draws from its 64 most likely tokens,
+TEMPERATURE = 0.8  # a little bolder towards the likely ones: plainer texts, fewer lost threads
 END = 50_256  # GPT-2's end of text
 
 
@@ -80,11 +81,12 @@ class Teacher:
     def batches(self, batch_size: int, seed: int) -> list[tuple[list[list[int]], bool]]:
         """Return prompts of equal length, batch by batch, and whether each begins the text itself.
 
-        Beginnings of sentences do, requests do not. There is one beginning for every four requests.
+        Beginnings of sentences do, requests do not. There is one beginning for every two requests.
+        What is left over of a length makes a smaller batch, down to a quarter of the size.
         """
         asked = [self._chat(request) for request in requests(seed)]
         begun = [self.tokenizer.encode(text) for text in beginnings()]
-        begun = (begun * (len(asked) // (4 * len(begun)) + 1))[: len(asked) // 4]
+        begun = (begun * (len(asked) // (2 * len(begun)) + 1))[: len(asked) // 2]
         waiting, full = defaultdict(list), []
         for prompts, begins in ((asked, False), (begun, True)):
             for prompt in prompts:
@@ -92,6 +94,9 @@ class Teacher:
                 same.append(prompt)
                 if len(same) == batch_size:
                     full.append((waiting.pop((len(prompt), begins)), begins))
+        full += [
+            (rest, begins) for (_, begins), rest in waiting.items() if len(rest) >= batch_size // 4
+        ]
         random.Random(seed).shuffle(full)
         return full
 
@@ -116,7 +121,7 @@ class Teacher:
         cache, ids = self.model.new_cache(), torch.tensor(prompts)
         for _ in range(n_tokens):
             values, likely = self._likely(ids, cache, N_DRAW)
-            choice = torch.multinomial(values.exp(), 1, generator=generator)
+            choice = torch.multinomial((values / TEMPERATURE).exp(), 1, generator=generator)
             ids = likely.gather(1, choice)  # (B, 1)
             kept = likely[:, :N_EXPECTED].numpy(), values[:, :N_EXPECTED].numpy()
             for row, token, *expected in zip(rows.tolist(), ids[:, 0].tolist(), *kept, strict=True):

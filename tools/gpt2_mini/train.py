@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from course_utils import pretrained
 from course_utils.bpe import from_symbols
-from course_utils.gpt import GPT, GPTConfig
-from course_utils.training import TrainConfig, fast_dtype, make_optimizers
+from course_utils.checkpoints import save_checkpoint
+from course_utils.gpt import GPT, GPTConfig, eval_mode
+from course_utils.training import TrainConfig, fast_dtype, loss_of, make_optimizers
 from tools.gpt2_mini.teacher import END
 
 CONFIG = GPTConfig(
@@ -212,13 +212,8 @@ def _windows(ids: np.ndarray, n: int = 64) -> Tensor:
 @torch.no_grad()
 def _loss(model: GPT, windows: Tensor, dtype: torch.dtype) -> float:
     """Return the cross-entropy in nats a token on what really came."""
-    model.eval()
-    losses = []
-    for part in windows.split(8):
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits, _ = model(part[:, :-1])
-        losses.append(F.cross_entropy(logits.flatten(0, 1).float(), part[:, 1:].flatten()))
-    model.train()
+    with eval_mode(model):
+        losses = [loss_of(model, part[:, :-1], part[:, 1:], dtype) for part in windows.split(8)]
     return torch.stack(losses).mean().item()
 
 
@@ -232,8 +227,7 @@ def _keep(path: Path, model, optimizers, generator, step: int, decay: int, log: 
         "decay": decay,
         "log": log,
     }
-    torch.save(state, path.with_suffix(".partial"))
-    path.with_suffix(".partial").replace(path)
+    save_checkpoint(path, state)
 
 
 def _resume(folder: Path, model, optimizers, generator, stable_steps: int) -> tuple[int, list]:
