@@ -12,14 +12,15 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: book test lab serve bench clean format models
 book: models
-	$(BIN)/python tools/book.py
+	$(BIN)/python -m tools.book
 
 test: models
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/python -m tools.homework --check
 	$(BIN)/python -m pytest -m "not site"
-	$(BIN)/python tools/book.py
+	$(BIN)/python -m tools.book
 	$(BIN)/python -m pytest -m site
 
 lab: models
@@ -35,6 +36,7 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python tools/notebooks.py
+	$(BIN)/python -m tools.homework
 
 clean:
 	rm -rf .venv _build

@@ -1,7 +1,9 @@
-"""python -m course_utils doctor | fetch"""
+"""python -m course_utils doctor | fetch | serve | grade"""
 
 import argparse
+import logging
 import sys
+from pathlib import Path
 
 from course_utils import assets, doctor
 
@@ -32,8 +34,45 @@ def fetch(names: list[str], chapters_only: bool) -> int:
     return int(missing_for_chapters)
 
 
+def serve(name: str, host: str, port: int) -> int:
+    """Serve a model until Ctrl-C; return 1 if it cannot be had or the port is taken."""
+    from course_utils import pretrained, serving, weights
+    from course_utils.device import pick_device
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        theirs, tokenizer, card = pretrained.load(name)
+        model = weights.from_transformers(theirs).to(pick_device())
+        tokenizer.model_max_length = 10**9  # it would warn about what the server refuses anyway
+        stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        app = serving.make_app(model, tokenizer, stop=stop)
+        serving.run(app, host, port, card.title)
+    except assets.AssetError as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        advice = "Is it taken? --port 0 finds a free one."
+        print(f"cannot listen on {host}, port {port}: {error}. {advice}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def grade(submissions: Path, out: Path, seconds: float, memory_gb: float, seed: int | None) -> int:
+    """Grade a folder of submissions; return 1 if there is nothing to grade or nothing to run it."""
+    from course_utils.grading import command
+    from course_utils.grading.sandbox import Limits
+
+    limits = Limits(call_seconds=seconds / 6, seconds=seconds, memory=int(memory_gb * 2**30))
+    try:
+        command.grade(submissions, out, limits, seed)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run one of the two commands and return its exit status."""
+    """Run one of the commands and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m course_utils")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="say what this machine has and what to do about the rest")
@@ -42,7 +81,31 @@ def main(arguments: list[str] | None = None) -> int:
     fetching.add_argument(
         "--chapters", action="store_true", help="only what the chapters of the book need"
     )
+    serving = commands.add_parser("serve", help="answer POST /generate with a model's text")
+    serving.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
+    serving.add_argument("--port", type=int, default=8000, help="0 takes any free one")
+    serving.add_argument(
+        "--host", default="127.0.0.1", help="default: this machine only. 0.0.0.0 lets others in"
+    )
+    grading = commands.add_parser("grade", help="grade a folder of homework, see grading.md")
+    grading.add_argument("submissions", type=Path, help="holds a folder for each student")
+    grading.add_argument("--out", type=Path, default=Path("grades.csv"))
+    grading.add_argument(
+        "--limit-seconds",
+        type=float,
+        default=120,
+        help="for one submission; a cell or a call may take a sixth",
+    )
+    grading.add_argument(
+        "--limit-memory", type=float, default=4, help="GB of address space, 1 of it for torch"
+    )
+    grading.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
     options = parser.parse_args(arguments)
+    if options.command == "grade":
+        limits = options.limit_seconds, options.limit_memory
+        return grade(options.submissions, options.out, *limits, options.seed)
+    if options.command == "serve":
+        return serve(options.model, options.host, options.port)
     if options.command == "doctor":
         return doctor.main()
     if unknown := set(options.names) - set(assets.manifest()):

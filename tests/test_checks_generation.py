@@ -3,19 +3,14 @@
 import math
 
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import generation as checks
 from course_utils.sampling import keep_top_k, keep_top_p
 
+RIGHT, MISTAKES, PRAISE = {}, {}, {}  # run by test_checks.py
+
 INF = math.inf
-
-
-def assert_wrong(verdict, word):
-    assert verdict.passed is False, verdict
-    assert word in verdict.message
 
 
 # --- the greedy loop -----------------------------------------------------------------------------
@@ -38,10 +33,7 @@ def greedy_with_tensors(model, ids, n, end):
     return ids
 
 
-@pytest.mark.parametrize("right", [greedy, greedy_with_tensors])
-def test_right_greedy_loop(right):
-    verdict = checks.check_greedy_loop(right)
-    assert verdict.passed, verdict
+RIGHT["check_greedy_loop"] = [greedy, greedy_with_tensors]
 
 
 def drawing(model, prompt, n, stop):
@@ -65,30 +57,25 @@ def stopping_in_the_prompt(model, prompt, n, stop):
     return list(prompt) if stop in prompt else greedy(model, prompt, n, stop)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [
-        (lambda m, p, n, s: greedy(m, p, n, s)[len(p) :], "new tokens only"),
-        (lambda m, p, n, s: greedy(m, p, n + 1, s), "one token too many"),
-        (lambda m, p, n, s: greedy(m, p, n - 1, s), "one token too few"),
-        (lambda m, p, n, s: greedy(m, p, n - len(p), s), "counted the prompt"),
-        (lambda m, p, n, s: greedy(m, p, n, s, pick=torch.argmin), "smallest"),
-        (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[-1:]), "last token only"),
-        (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[: len(p)]), "prompt alone"),
-        (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[::-1]), "your text is"),
-        (lambda m, p, n, s: greedy(m, p, n, None), "went on after it"),
-        (lambda m, p, n, s: greedy(m, p, max(n, 1), s), "max_new_tokens=0"),
-        (stopping_before, "left it out"),
-        (stopping_in_the_prompt, "stop token in the prompt"),
-        (changing_the_prompt, "prompt has grown"),
-        (drawing, "two texts"),
-        (lambda m, p, n, s: None, "None"),
-        (lambda m, p, n, s: torch.tensor([greedy(m, p, n, s)]), "shape"),
-        (lambda m, p, n, s: (greedy(m, p, n, s), 0), "tuple"),
-    ],
-)
-def test_wrong_greedy_loop(wrong, word):
-    assert_wrong(checks.check_greedy_loop(wrong), word)
+MISTAKES["check_greedy_loop"] = [
+    (lambda m, p, n, s: greedy(m, p, n, s)[len(p) :], "new tokens only"),
+    (lambda m, p, n, s: greedy(m, p, n + 1, s), "one token too many"),
+    (lambda m, p, n, s: greedy(m, p, n - 1, s), "one token too few"),
+    (lambda m, p, n, s: greedy(m, p, n - len(p), s), "counted the prompt"),
+    (lambda m, p, n, s: greedy(m, p, n, s, pick=torch.argmin), "smallest"),
+    (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[-1:]), "last token only"),
+    (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[: len(p)]), "prompt alone"),
+    (lambda m, p, n, s: greedy(m, p, n, s, see=lambda ids: ids[::-1]), "your text is"),
+    (lambda m, p, n, s: greedy(m, p, n, None), "went on after it"),
+    (lambda m, p, n, s: greedy(m, p, max(n, 1), s), "max_new_tokens=0"),
+    (stopping_before, "left it out"),
+    (stopping_in_the_prompt, "stop token in the prompt"),
+    (changing_the_prompt, "prompt has grown"),
+    (drawing, "two texts"),
+    (lambda m, p, n, s: None, "None"),
+    (lambda m, p, n, s: torch.tensor([greedy(m, p, n, s)]), "shape"),
+    (lambda m, p, n, s: (greedy(m, p, n, s), 0), "tuple"),
+]
 
 
 # --- temperature ---------------------------------------------------------------------------------
@@ -107,46 +94,40 @@ def by_loops(logits, T):
     return np.array([power / sum(powers) for power in powers])
 
 
-@pytest.mark.parametrize(
-    "right",
-    [lambda z, T: (z / T).softmax(-1), lambda a, b: F.softmax(a / b, -1), by_hand, by_loops],
-)
-def test_right_temperature(right):
-    verdict = checks.check_temper(right)
-    assert verdict.passed, verdict
-    assert "lead of 1" in verdict.message
+RIGHT["check_temper"] = [
+    lambda z, T: (z / T).softmax(-1),
+    lambda a, b: F.softmax(a / b, -1),
+    by_hand,
+    by_loops,
+]
+PRAISE["check_temper"] = ["lead of 1"]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [
-        (lambda z, T: (z * T).softmax(-1), "multiplied"),
-        (lambda z, T: z / T, "softmax is missing"),
-        (lambda z, T: z.softmax(-1) / T, "no longer sum to 1"),
-        (lambda z, T: z.softmax(-1), "no difference"),
-        (lambda z, T: (z.softmax(-1) / T) / (z.softmax(-1) / T).sum(), "it cancelled"),
-        (lambda z, T: (z.softmax(-1) / T).softmax(-1), "second softmax"),
-        (lambda z, T: (z / T).softmax(-1).softmax(-1), "not logits"),
-        (
-            lambda z, T: z.softmax(-1) ** T / (z.softmax(-1) ** T).sum(-1, keepdim=True),
-            "as a power",
-        ),
-        (lambda z, T: z.softmax(-1) ** (1 / T), "divide by their sum"),
-        (lambda z, T: (z / T).exp(), "exponentials"),
-        (lambda z, T: (z / T).exp() / (z / T).exp().sum(-1, keepdim=True), "overflow"),
-        (lambda z, T: (z / T).softmax(0), "over the batch"),
-        (lambda z, T: (z / T).flatten().softmax(-1).view_as(z), "share one sum"),
-        (lambda z, T: (z / T).sigmoid(), "sum to"),
-        (lambda z, T: z.div_(T).softmax(-1), "changed in place"),
-        (lambda z, T: (z / (T + 0.5)).softmax(-1), "no difference"),
-        (lambda z, T: (z / (T + 0.1)).softmax(-1), "differ from"),
-        (lambda z, T: (z / T).max(), "shape"),
-        (lambda z, T: (z / T).max(-1), "tuple"),
-        (lambda z, T: None, "None"),
-    ],
-)
-def test_wrong_temperature(wrong, word):
-    assert_wrong(checks.check_temper(wrong), word)
+MISTAKES["check_temper"] = [
+    (lambda z, T: (z * T).softmax(-1), "multiplied"),
+    (lambda z, T: z / T, "softmax is missing"),
+    (lambda z, T: z.softmax(-1) / T, "no longer sum to 1"),
+    (lambda z, T: z.softmax(-1), "no difference"),
+    (lambda z, T: (z.softmax(-1) / T) / (z.softmax(-1) / T).sum(), "it cancelled"),
+    (lambda z, T: (z.softmax(-1) / T).softmax(-1), "second softmax"),
+    (lambda z, T: (z / T).softmax(-1).softmax(-1), "not logits"),
+    (
+        lambda z, T: z.softmax(-1) ** T / (z.softmax(-1) ** T).sum(-1, keepdim=True),
+        "as a power",
+    ),
+    (lambda z, T: z.softmax(-1) ** (1 / T), "divide by their sum"),
+    (lambda z, T: (z / T).exp(), "exponentials"),
+    (lambda z, T: (z / T).exp() / (z / T).exp().sum(-1, keepdim=True), "overflow"),
+    (lambda z, T: (z / T).softmax(0), "over the batch"),
+    (lambda z, T: (z / T).flatten().softmax(-1).view_as(z), "share one sum"),
+    (lambda z, T: (z / T).sigmoid(), "sum to"),
+    (lambda z, T: z.div_(T).softmax(-1), "changed in place"),
+    (lambda z, T: (z / (T + 0.5)).softmax(-1), "no difference"),
+    (lambda z, T: (z / (T + 0.1)).softmax(-1), "differ from"),
+    (lambda z, T: (z / T).max(), "shape"),
+    (lambda z, T: (z / T).max(-1), "tuple"),
+    (lambda z, T: None, "None"),
+]
 
 
 # --- top-k ---------------------------------------------------------------------------------------
@@ -168,20 +149,12 @@ def by_scatter(z, k):
     return torch.full_like(z, -INF).scatter(-1, best.indices, best.values)
 
 
-@pytest.mark.parametrize(
-    "right",
-    [
-        keep_top_k,
-        lambda z, k: torch.where(z >= threshold(z, k), z, -1e9),
-        lambda z, k: z.masked_fill(
-            z < z.sort(-1).values[..., -min(k, z.shape[-1])][..., None], -INF
-        ),
-        top_k_by_loops,
-    ],
-)
-def test_right_top_k(right):
-    verdict = checks.check_keep_top_k(right)
-    assert verdict.passed, verdict
+RIGHT["check_keep_top_k"] = [
+    keep_top_k,
+    lambda z, k: torch.where(z >= threshold(z, k), z, -1e9),
+    lambda z, k: z.masked_fill(z < z.sort(-1).values[..., -min(k, z.shape[-1])][..., None], -INF),
+    top_k_by_loops,
+]
 
 
 def top_k_in_place(z, k):
@@ -194,36 +167,29 @@ def too_strict_with_ties(z, k):
     return kept if kept.isfinite().sum(-1).max() <= k else z.masked_fill(z <= threshold(z, k), -INF)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [
-        (lambda z, k: torch.where(z >= threshold(z, k), z, 0.0), "exp(0)"),
-        (top_k_in_place, "changed in place"),
-        (by_scatter, "ties"),
-        (too_strict_with_ties, "ties"),
-        (lambda z, k: z.topk(k).values, "stay (V,)"),
-        (lambda z, k: z.topk(k).indices, "ids"),
-        (lambda z, k: z.topk(k), "tuple"),
-        (lambda z, k: keep_top_k(z, k).softmax(-1), "probabilities"),
-        (lambda z, k: z >= threshold(z, k), "mask"),
-        (lambda z, k: -keep_top_k(-z, k), "stay (V,)|smallest|kept"),
-        (lambda z, k: z.masked_fill(z > z.sort().values[k - 1], -INF), "smallest"),
-        (lambda z, k: z.masked_fill(z >= threshold(z, k), -INF), "other way round"),
-        (lambda z, k: z.masked_fill(z <= threshold(z, k), -INF), "removes the threshold"),
-        (lambda z, k: keep_top_k(z, k + 1), "one too many"),
-        (lambda z, k: z.masked_fill(torch.arange(z.shape[-1]) >= k, -INF), "first k"),
-        (lambda z, k: z, "Nothing was taken out"),
-        (lambda z, k: z.masked_fill(z < z.flatten().topk(k).values[-1], -INF), "whole batch"),
-        (lambda z, k: keep_top_k(z, k) if z.dim() == 1 else z, "threshold of its own"),
-        (lambda z, k: z.masked_fill(z < z.topk(k).values[..., -1:], -INF), "larger than the vocab"),
-        (lambda z, k: keep_top_k(z, 5), "you kept 5"),
-        (lambda z, k: None, "None"),
-    ],
-)
-def test_wrong_top_k(wrong, word):
-    verdict = checks.check_keep_top_k(wrong)
-    assert verdict.passed is False, verdict
-    assert any(part in verdict.message for part in word.split("|")), verdict
+MISTAKES["check_keep_top_k"] = [
+    (lambda z, k: torch.where(z >= threshold(z, k), z, 0.0), "exp(0)"),
+    (top_k_in_place, "changed in place"),
+    (by_scatter, "ties"),
+    (too_strict_with_ties, "ties"),
+    (lambda z, k: z.topk(k).values, "stay (V,)"),
+    (lambda z, k: z.topk(k).indices, "ids"),
+    (lambda z, k: z.topk(k), "tuple"),
+    (lambda z, k: keep_top_k(z, k).softmax(-1), "probabilities"),
+    (lambda z, k: z >= threshold(z, k), "mask"),
+    (lambda z, k: -keep_top_k(-z, k), "stay (V,)|smallest|kept"),
+    (lambda z, k: z.masked_fill(z > z.sort().values[k - 1], -INF), "smallest"),
+    (lambda z, k: z.masked_fill(z >= threshold(z, k), -INF), "other way round"),
+    (lambda z, k: z.masked_fill(z <= threshold(z, k), -INF), "removes the threshold"),
+    (lambda z, k: keep_top_k(z, k + 1), "one too many"),
+    (lambda z, k: z.masked_fill(torch.arange(z.shape[-1]) >= k, -INF), "first k"),
+    (lambda z, k: z, "Nothing was taken out"),
+    (lambda z, k: z.masked_fill(z < z.flatten().topk(k).values[-1], -INF), "whole batch"),
+    (lambda z, k: keep_top_k(z, k) if z.dim() == 1 else z, "threshold of its own"),
+    (lambda z, k: z.masked_fill(z < z.topk(k).values[..., -1:], -INF), "larger than the vocab"),
+    (lambda z, k: keep_top_k(z, 5), "you kept 5"),
+    (lambda z, k: None, "None"),
+]
 
 
 # --- top-p ---------------------------------------------------------------------------------------
@@ -249,13 +215,12 @@ def nucleus_by_loops(p, top_p):
     return np.array([kept.get(id_, 0.0) / sum(kept.values()) for id_ in range(len(p))])
 
 
-@pytest.mark.parametrize(
-    "right", [nucleus, nucleus_by_loops, lambda p, t: keep_top_p(p.log(), t).softmax(-1)]
-)
-def test_right_nucleus(right):
-    verdict = checks.check_nucleus(right)
-    assert verdict.passed, verdict
-    assert "follows the model" in verdict.message
+RIGHT["check_nucleus"] = [
+    nucleus,
+    nucleus_by_loops,
+    lambda p, t: keep_top_p(p.log(), t).softmax(-1),
+]
+PRAISE["check_nucleus"] = ["follows the model"]
 
 
 def in_the_order_of_the_vocabulary(p, top_p):
@@ -274,33 +239,28 @@ def in_place(p, top_p):
     return p / p.sum()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [
-        (lambda p, t: nucleus(p, t, before=False), "crosses the threshold"),
-        (lambda p, t: nucleus(p, t, before=False, renormalise=False), "crosses the threshold"),
-        (at_least_one_of_the_crossing, "crosses the threshold"),
-        (lambda p, t: nucleus(p, t, unsort=False), "sorted order"),
-        (lambda p, t: nucleus(p, t, unsort=False, renormalise=False), "sorted order"),
-        (lambda p, t: nucleus(p, t, renormalise=False), "no longer sum to 1"),
-        (in_the_order_of_the_vocabulary, "order of the vocabulary"),
-        (lambda p, t: p * (p.cumsum(-1) <= t), "order of the vocabulary"),
-        (lambda p, t: nucleus(p, t, before=False, descending=False), "rarest"),
-        (lambda p, t: p * (p >= t), "at least top_p"),
-        (lambda p, t: nucleus(p, t, renormalise=False).softmax(-1), "softmax of probabilities"),
-        (lambda p, t: p, "Nothing was taken out"),
-        (lambda p, t: nucleus(p, t) * 0.5, "must sum to 1"),
-        (lambda p, t: nucleus(p, min(t + 0.1, 0.99)), "you kept"),
-        (lambda p, t: nucleus(p, t) if t > 0.5 else p * 0, "kept none"),
-        (lambda p, t: nucleus(p, max(t, 0.6)), "only the most likely"),
-        (lambda p, t: nucleus(p, t) if len(p) < 9 else p, "500"),
-        (in_place, "changed in place"),
-        (lambda p, t: nucleus(p, t)[:3], "shape"),
-        (lambda p, t: None, "None"),
-    ],
-)
-def test_wrong_nucleus(wrong, word):
-    assert_wrong(checks.check_nucleus(wrong), word)
+MISTAKES["check_nucleus"] = [
+    (lambda p, t: nucleus(p, t, before=False), "crosses the threshold"),
+    (lambda p, t: nucleus(p, t, before=False, renormalise=False), "crosses the threshold"),
+    (at_least_one_of_the_crossing, "crosses the threshold"),
+    (lambda p, t: nucleus(p, t, unsort=False), "sorted order"),
+    (lambda p, t: nucleus(p, t, unsort=False, renormalise=False), "sorted order"),
+    (lambda p, t: nucleus(p, t, renormalise=False), "no longer sum to 1"),
+    (in_the_order_of_the_vocabulary, "order of the vocabulary"),
+    (lambda p, t: p * (p.cumsum(-1) <= t), "order of the vocabulary"),
+    (lambda p, t: nucleus(p, t, before=False, descending=False), "rarest"),
+    (lambda p, t: p * (p >= t), "at least top_p"),
+    (lambda p, t: nucleus(p, t, renormalise=False).softmax(-1), "softmax of probabilities"),
+    (lambda p, t: p, "Nothing was taken out"),
+    (lambda p, t: nucleus(p, t) * 0.5, "must sum to 1"),
+    (lambda p, t: nucleus(p, min(t + 0.1, 0.99)), "you kept"),
+    (lambda p, t: nucleus(p, t) if t > 0.5 else p * 0, "kept none"),
+    (lambda p, t: nucleus(p, max(t, 0.6)), "only the most likely"),
+    (lambda p, t: nucleus(p, t) if len(p) < 9 else p, "500"),
+    (in_place, "changed in place"),
+    (lambda p, t: nucleus(p, t)[:3], "shape"),
+    (lambda p, t: None, "None"),
+]
 
 
 # --- the KV cache --------------------------------------------------------------------------------
@@ -333,11 +293,8 @@ def cached_by_torch(x, W_q, W_k, W_v, cache):
     return F.scaled_dot_product_attention(q[None], k[None], v[None])[0, 0].numpy()
 
 
-@pytest.mark.parametrize("right", [cached_step, cached_by_torch])
-def test_right_cached_step(right):
-    verdict = checks.check_cached_step(right)
-    assert verdict.passed, verdict
-    assert "No mask" in verdict.message
+RIGHT["check_cached_step"] = [cached_step, cached_by_torch]
+PRAISE["check_cached_step"] = ["No mask"]
 
 
 def recomputing():
@@ -378,26 +335,21 @@ def caching_queries(x, W_q, W_k, W_v, cache):
     return out
 
 
-@pytest.mark.parametrize(
-    ("wrong", "word"),
-    [
-        (forgetting, "as they were"),
-        (keys_only, "values in the cache are as they were"),
-        (overwriting, "older ones are gone"),
-        (caching_queries, "appended the query"),
-        (lambda *a: cached_step(*a, late=True), "before you appended"),
-        (lambda *a: cached_step(*a, front=True), "in front"),
-        (lambda *a: cached_step(*a, scale=False), "not divided"),
-        (lambda *a: cached_step(*a, mask=True), "mask for one query"),
-        (lambda *a: cached_step(*a, one=True), "own value only"),
-        (lambda *a: cached_step(*a) * 0 + a[4]["values"].mean(0), "plain mean"),
-        (lambda *a: cached_step(*a) + 1, "differs from the last row"),
-        (lambda x, q, k, v, cache: cached_step(2 * x, q, k, v, cache), "is not x @ W_k"),
-        (lambda *a: cached_step(*a)[:2], "shape"),
-        (lambda *a: (cached_step(*a), a[4]), "tuple"),
-        (lambda *a: None, "None"),
-        (recomputing(), "exchanged for others"),
-    ],
-)
-def test_wrong_cached_step(wrong, word):
-    assert_wrong(checks.check_cached_step(wrong), word)
+MISTAKES["check_cached_step"] = [
+    (forgetting, "as they were"),
+    (keys_only, "values in the cache are as they were"),
+    (overwriting, "older ones are gone"),
+    (caching_queries, "appended the query"),
+    (lambda *a: cached_step(*a, late=True), "before you appended"),
+    (lambda *a: cached_step(*a, front=True), "in front"),
+    (lambda *a: cached_step(*a, scale=False), "not divided"),
+    (lambda *a: cached_step(*a, mask=True), "mask for one query"),
+    (lambda *a: cached_step(*a, one=True), "own value only"),
+    (lambda *a: cached_step(*a) * 0 + a[4]["values"].mean(0), "plain mean"),
+    (lambda *a: cached_step(*a) + 1, "differs from the last row"),
+    (lambda x, q, k, v, cache: cached_step(2 * x, q, k, v, cache), "is not x @ W_k"),
+    (lambda *a: cached_step(*a)[:2], "shape"),
+    (lambda *a: (cached_step(*a), a[4]), "tuple"),
+    (lambda *a: None, "None"),
+    (recomputing(), "exchanged for others"),
+]

@@ -178,6 +178,10 @@ def test_readme_names_only_commands_that_are_tested():
         ".venv/bin/python -m course_utils fetch --chapters",
         ".venv/bin/python -m course_utils fetch",
     }
+    tested_here.add(".venv/bin/python -m course_utils serve")  # tests/test_serving.py
+    tested_here.add(  # tests/test_grading.py
+        ".venv/bin/python -m course_utils grade SUBMISSIONS --out grades.csv"
+    )
     by_ci = {"make book", "make test"}  # .ci/run and the publish workflow
     assert commands == tested_here | by_ci
     assert "make test" in (ROOT / ".ci/run").read_text()

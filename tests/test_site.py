@@ -175,7 +175,7 @@ def test_page_is_light(page):
     path = HTML / page
     weight = path.stat().st_size
     html = path.read_text(encoding="utf-8")
-    for name in set(re.findall(r'src="((?:\.\./)?_images/[^"]+)"', html)):
+    for name in set(re.findall(r'src="((?:\.\./)*_images/[^"]+)"', html)):
         weight += (path.parent / name).stat().st_size
     assert weight < MAX_PAGE_BYTES
     views = re.findall(r"<iframe\b.*?</iframe>", html, flags=re.DOTALL)
@@ -258,3 +258,93 @@ def test_vendored_scripts_come_with_their_licences():
     licences = (HTML / "third_party.html").read_text()
     for path in vendor.iterdir():
         assert path.name in licences, f"{path.name} is not named in third_party.md"
+
+
+def _marks(seen, name):
+    return seen.page.locator(f".course-marks button:text-is('{name}')")
+
+
+def test_progress_is_kept_saved_and_read_again(visit, address, tmp_path):
+    chapter = "notebooks/05_attention.html"
+    seen = visit(chapter)
+    exercises = seen.page.locator(".tag_exercise").count()
+    assert _marks(seen, "Done").count() == exercises
+    first = _marks(seen, "Done").first
+    first.focus()
+    seen.page.keyboard.press("Enter")
+    assert first.get_attribute("aria-pressed") == "true"
+    question = seen.page.locator("details[data-course-id]").first
+    question.locator("summary").click()
+    question.get_by_role("button", name="Knew it").click()
+
+    seen.page.reload()
+    seen.page.wait_for_selector(".course-progress tbody tr", state="attached")
+    assert _marks(seen, "Done").first.get_attribute("aria-pressed") == "true"
+    seen.page.locator(".course-progress > summary").click()
+    with seen.page.expect_download() as download:
+        _marks(seen, "Save as a file").click()
+    saved = tmp_path / "progress.json"
+    download.value.save_as(saved)
+    assert sorted(json.loads(saved.read_text()).values()) == ["done", "known"]
+
+    _marks(seen, "Erase").click()
+    assert len(seen.page.evaluate("localStorage['course-progress']")) > 2, "erased unasked"
+    _marks(seen, "Yes, erase all marks").click()
+    assert seen.page.evaluate("localStorage['course-progress']") == "{}"
+    assert _marks(seen, "Done").first.get_attribute("aria-pressed") == "false"
+    seen.page.set_input_files(".course-progress input", saved)
+    seen.page.wait_for_function("localStorage['course-progress'] !== '{}'")
+    assert _marks(seen, "Done").first.get_attribute("aria-pressed") == "true"
+
+    seen.page.goto(f"{address}/index.html")
+    row = seen.page.locator(".course-progress tr", has_text="Attention").first
+    row.wait_for()
+    assert row.locator("td").all_inner_texts()[0] == f"1 of {exercises}"
+    assert row.locator("td").all_inner_texts()[1].startswith("1 of ")
+    assert seen.foreign == seen.missing == seen.errors == []
+
+
+def test_a_broken_file_of_progress_is_refused_in_words(visit, tmp_path):
+    seen = visit("notebooks/05_attention.html")
+    seen.page.locator(".course-progress > summary").click()
+    (tmp_path / "broken.json").write_text("{")
+    seen.page.set_input_files(".course-progress input", tmp_path / "broken.json")
+    seen.page.get_by_text("This file holds no progress").wait_for()
+    assert seen.errors == []
+
+
+def test_without_storage_the_page_still_works(visit):
+    seen = visit("notebooks/05_attention.html")
+    seen.page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('private') } })"
+    )
+    seen.page.reload()
+    _marks(seen, "Done").first.click()
+    assert _marks(seen, "Done").first.get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_panel_can_be_read_on_a_phone(visit, theme):
+    seen = visit("notebooks/05_attention.html", theme=theme, width=390)
+    for details in seen.page.locator("details[data-course-id]").all():
+        details.evaluate("element => { element.open = true }")
+    seen.page.locator(".course-progress").evaluate("element => { element.open = true }")
+    _marks(seen, "Done").first.click()
+    _marks(seen, "Knew it").first.click()
+    _marks(seen, "Not yet").last.click()
+    assert seen.page.evaluate(CONTRAST) == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_every_question_and_exercise_has_an_id_of_its_own():
+    text = (HTML / "_static" / "course-pages.js").read_text(encoding="utf-8")
+    pages = json.loads(text.removeprefix("window.coursePages = ").rstrip().rstrip(";"))
+    assert len(pages) >= len([page for page in CHAPTERS if "/homework/" not in page])
+    for page in pages:
+        items = page["exercises"] + page["questions"]
+        assert len(items) == len(set(items)), page["title"]
+        html = (HTML / page["page"]).read_text(encoding="utf-8")
+        assert len(page["exercises"]) == len(re.findall(r'class="cell[^"]*tag_exercise', html))
+        if 'id="check-yourself"' in html:
+            part = html.split('id="check-yourself"')[1].split("</section>")[0]
+            assert len(page["questions"]) == part.count("<details"), page["title"]

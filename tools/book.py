@@ -1,11 +1,14 @@
 """Build the book: execute the notebooks that changed, with nbmake, then build the site.
 
-python tools/book.py            execute what is stale, build _build/html
-python tools/book.py --execute  only execute
+python -m tools.book            execute what is stale, build _build/html
+python -m tools.book --execute  only execute
 
 One execution serves the test and the book: nbmake runs a copy of each notebook and keeps its
 outputs; the site is built from the executed copies. A copy is kept until its fingerprint
 changes: the notebook, course_utils, data, the installed packages, the models at hand.
+
+A homework page is the students' notebook with the solutions folded in, see tools/homework.py; the
+solved notebooks are executed too, all their checks must say "right", and are no pages.
 """
 
 import hashlib
@@ -19,13 +22,16 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import yaml
 
 from course_utils import assets
+from tools import homework
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 SOURCE = BUILD / "source"  # what the site is built from
+SOLVED = BUILD / "solved"  # executed homework with its answers; no part of the site
 STAMPS = BUILD / "stamps"  # the fingerprint of each executed notebook
 HTML = BUILD / "html"
 
@@ -44,6 +50,17 @@ def notebooks() -> list[Path]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     return [Path(page + ".ipynb") for page in pages if (ROOT / (page + ".ipynb")).exists()]
+
+
+def solved_notebooks() -> list[Path]:
+    """Return the solved homework, relative to the root."""
+    return [path.relative_to(ROOT) for path in sorted(homework.SOLVED.glob("*.ipynb"))]
+
+
+def sources_of(notebook: Path) -> list[Path]:
+    """Return the files that a page is made of: a homework takes its solutions from another."""
+    solved = ROOT / notebook.parent / "solved" / notebook.name
+    return [ROOT / notebook, *([solved] if solved.exists() else [])]
 
 
 def digest_of(paths: list[Path]) -> str:
@@ -70,7 +87,8 @@ def shared_fingerprint() -> str:
 def execute(notebook: Path, fingerprint: str) -> dict:
     """Execute one notebook with nbmake unless its executed copy is fresh; return its report."""
     stamp = STAMPS / notebook.with_suffix(".json")
-    copy = SOURCE / notebook
+    is_solved = notebook.parent.name == "solved"
+    copy = (SOLVED if is_solved else SOURCE) / notebook
     if stamp.exists() and copy.exists():
         report = json.loads(stamp.read_text())
         if report["fingerprint"] == fingerprint:
@@ -80,12 +98,16 @@ def execute(notebook: Path, fingerprint: str) -> dict:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:  # nbmake skips everything below `_build`
         working = Path(folder) / notebook.name
-        shutil.copyfile(ROOT / notebook, working)
+        own, *solved = sources_of(notebook)
+        page = homework.folded(homework.read(solved[0])) if solved else homework.read(own)
+        nbformat.write(page, working)
         command = [sys.executable, "-m", "pytest", "-q", "--nbmake", "--overwrite"]
         command += ["-p", "no:cacheprovider", "--rootdir", folder, str(working)]
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
         _, status, usage = os.wait4(process.pid, 0)  # its usage counts the kernel too
         failed = os.waitstatus_to_exitcode(status) != 0
+        if is_solved and not failed:
+            failed = not homework.all_right(working)
         if not failed:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(working, copy)
@@ -106,14 +128,15 @@ def execute_all() -> bool:
     """Execute every stale notebook, print a line for each, return False if one failed."""
     shared = shared_fingerprint()
     reports = []
-    for notebook in notebooks():
-        fingerprint = hashlib.sha256((shared + digest_of([ROOT / notebook])).encode()).hexdigest()
+    for notebook in notebooks() + solved_notebooks():
+        own = digest_of(sources_of(notebook))
+        fingerprint = hashlib.sha256((shared + own).encode()).hexdigest()
         reports.append(execute(notebook, fingerprint))
     print()
     for report in reports:
         state = "FAILED" if report["failed"] else "reused" if report["reused"] else "executed"
         cost = f"{report['seconds']:6.1f} s  {report['peak_mb']:5,} MB"
-        print(f"{state:<9} {report['notebook']:<42} {cost}")
+        print(f"{state:<9} {report['notebook']:<48} {cost}")
     return not any(report["failed"] for report in reports)
 
 

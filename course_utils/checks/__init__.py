@@ -6,9 +6,10 @@ diagnosis, wrapped in :func:`check`, which turns everything that can happen into
 
 import functools
 import html
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from course_utils.checks import guard, record
 
 
 class Wrong(Exception):
@@ -41,20 +42,73 @@ def check(tests: Callable[[Callable], str]) -> Callable[[Callable], Verdict]:
     """Turn ``tests(answer)`` into a check that returns a :class:`Verdict` and never raises.
 
     ``tests`` returns one thing to notice when the answer is right, and raises :class:`Wrong`
-    with a diagnosis when it is not.
+    with a diagnosis when it is not. It stays within reach as the check's ``__wrapped__``, for a
+    grader that runs answers in a process of their own.
+
+    An answer may raise anything, hang, recurse, print a flood or call ``sys.exit``: see
+    :mod:`course_utils.checks.guard`. In a notebook the verdict is recorded, see
+    :mod:`course_utils.checks.record`.
     """
 
     @functools.wraps(tests)
     def run(answer: Callable) -> Verdict:
-        try:
-            return Verdict(True, tests(answer))
-        except NotImplementedError:
-            return Verdict(None, "Replace the line `raise NotImplementedError` by your answer.")
-        except Wrong as reason:
-            return Verdict(False, str(reason))
-        except Exception as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            where = f" (line {line.lineno}: {line.line})" if line.line else ""
-            return Verdict(False, f"Your code stopped with {type(error).__name__}: {error}{where}")
+        verdict = _verdict(tests, answer)
+        if record.wanted():
+            record.note(tests.__name__, verdict.passed)
+        return verdict
 
     return run
+
+
+def _verdict(tests: Callable[[Callable], str], answer: Callable) -> Verdict:
+    if not callable(answer):
+        return Verdict(
+            False,
+            f"The check needs your function itself and got {guard.kind_of(answer)}. Write "
+            f"`{tests.__name__}(name_of_your_function)`, without calling it.",
+        )
+    results = guard.Results()
+    try:
+        with guard.time_limit(guard.TIME_LIMIT_S), guard.few_prints():
+            return Verdict(True, tests(results.watch(answer)))
+    except Wrong as reason:
+        return Verdict(False, results.explain(str(reason)))
+    except NotImplementedError as error:
+        if guard.is_a_stub(error):
+            return Verdict(None, "Replace the line `raise NotImplementedError` by your answer.")
+        return Verdict(False, _stopped(error, results))
+    except guard.OutOfTime as error:
+        return Verdict(
+            False,
+            f"Your code was stopped: it was not done after {guard.TIME_LIMIT_S:.0f} seconds"
+            f"{guard.where(error)}. Is there a loop that never ends?",
+        )
+    except KeyboardInterrupt as error:
+        if not record.wanted():  # in a script, stopping stops the script
+            raise
+        return Verdict(False, f"You stopped your code while it ran{guard.where(error)}.")
+    except SystemExit as error:
+        return Verdict(
+            False,
+            f"Your code wanted to leave Python, with exit() or sys.exit(){guard.where(error)}. "
+            "A function ends with `return`.",
+        )
+    except RecursionError as error:
+        return Verdict(
+            False,
+            f"Your function calls itself without end{guard.where(error)}. When should it stop?",
+        )
+    except MemoryError as error:
+        return Verdict(False, f"Your code needs more memory than there is{guard.where(error)}.")
+    except BaseException as error:
+        return Verdict(False, _stopped(error, results))
+
+
+def _stopped(error: BaseException, results: guard.Results) -> str:
+    if guard.students_line(error) or not results.any:
+        return f"Your code stopped with {guard.text_of(error)}{guard.where(error)}"
+    plain = (
+        f"Your function returned {guard.kind_of(results.last)}, which the check cannot use: it "
+        f"stopped with {guard.text_of(error)}"
+    )
+    return results.explain(plain)

@@ -5,13 +5,13 @@ mistakes would give, so that it can name the mistake.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
 from course_utils.checks import Verdict, Wrong, check
+from course_utils.checks.answers import as_number, name_number, near
 from course_utils.gpt import GPT, GPTConfig
 
 __all__ = [
@@ -22,29 +22,6 @@ __all__ = [
     "check_make_batch",
     "check_perplexity",
 ]
-
-
-def _number(result: Any, name: str) -> float:
-    if result is None:
-        raise Wrong("Your function returned None. Does it end with `return`?")
-    value = torch.as_tensor(result).detach().double()
-    if value.numel() != 1:
-        raise Wrong(
-            f"The result has shape {tuple(value.shape)}; expected one number, the {name}. "
-            "Is a mean or a sum missing?"
-        )
-    return float(value)
-
-
-def _near(found: float, expected: float, tolerance: float = 1e-4) -> bool:
-    return math.isclose(found, expected, rel_tol=tolerance, abs_tol=1e-9)
-
-
-def _name(found: float, mistakes: Mapping[str, float], tolerance: float = 1e-4) -> None:
-    """Raise the diagnosis of the first mistake that would have given ``found``."""
-    for diagnosis, wrong in mistakes.items():
-        if _near(found, wrong, tolerance):
-            raise Wrong(diagnosis)
 
 
 # --- 1 ---------------------------------------------------------------------------------------
@@ -101,12 +78,12 @@ def check_cross_entropy(answer: Callable) -> str:
     generator = torch.Generator().manual_seed(8)
     logits = torch.randn(6, 5, generator=generator)
     targets = torch.tensor([0, 4, 2, 2, 1, 3])
-    found = _number(answer(logits.clone(), targets.clone()), "mean cross-entropy")
+    found = as_number(answer(logits.clone(), targets.clone()), "mean cross-entropy")
     right = F.cross_entropy(logits, targets).item()
     log_p = logits.log_softmax(-1)
     rows = torch.arange(6)
     over_batch = logits.log_softmax(0)[rows, targets]
-    _name(
+    name_number(
         found,
         {
             "The sign is missing: log-probabilities are negative, and a loss is the negative of "
@@ -130,13 +107,13 @@ def check_cross_entropy(answer: Callable) -> str:
             .item(),
         },
     )
-    if not _near(found, right):
+    if not near(found, right):
         raise Wrong(
             f"On 6 random positions the result is {found:.4f}; F.cross_entropy gives {right:.4f}."
         )
     huge = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]])
-    found = _number(answer(huge, torch.tensor([0, 0])), "mean cross-entropy")
-    if not _near(found, 500.0):
+    found = as_number(answer(huge, torch.tensor([0, 0])), "mean cross-entropy")
+    if not near(found, 500.0):
         raise Wrong(
             f"Right for ordinary logits, but with a logit of 1000 it gives {found}: exp(1000) "
             "overflows or a probability rounds to 0. Use `log_softmax`, or subtract the largest "
@@ -152,9 +129,9 @@ def check_cross_entropy(answer: Callable) -> str:
 def check_perplexity(answer: Callable) -> str:
     """Check ``perplexity(probabilities)``, of the probabilities that the true tokens were given."""
     p = torch.tensor([0.5, 0.1, 0.9, 0.02])
-    found = _number(answer(p.clone()), "perplexity")
+    found = as_number(answer(p.clone()), "perplexity")
     nats = -p.log().mean().item()
-    _name(
+    name_number(
         found,
         {
             "This is exp(-cross-entropy), a number below 1: the sign is wrong. The mean "
@@ -174,9 +151,9 @@ def check_perplexity(answer: Callable) -> str:
             "not the sum.": math.exp(4 * nats),
         },
     )
-    if not _near(found, math.exp(nats)):
+    if not near(found, math.exp(nats)):
         raise Wrong(f"For {p.tolist()} the result is {found:.4f}; expected {math.exp(nats):.4f}.")
-    if not _near(_number(answer(torch.full((7,), 1 / 65)), "perplexity"), 65):
+    if not near(as_number(answer(torch.full((7,), 1 / 65)), "perplexity"), 65):
         raise Wrong("A model that gives each of 65 tokens 1/65 must have perplexity 65.")
     return "A uniform guess between V tokens has perplexity V, certainty has 1; nothing is below 1."
 
@@ -190,41 +167,41 @@ def check_learning_rate(answer: Callable) -> str:
     steps, warmup, peak = 110, 10, 2e-3
 
     def rate(step: int) -> float:
-        return _number(answer(step, steps, warmup, peak), "learning rate of one step")
+        return as_number(answer(step, steps, warmup, peak), "learning rate of one step")
 
-    if _near(rate(0), 0):
+    if near(rate(0), 0):
         raise Wrong(
             "The first step has learning rate 0 and learns nothing. Steps count from 0: use "
             "(step + 1) / warmup_steps."
         )
-    if _near(rate(0), peak):
+    if near(rate(0), peak):
         raise Wrong("There is no warm-up: the first step already has the peak learning rate.")
-    if not _near(rate(4), peak / 2) or not _near(rate(0), peak / warmup):
+    if not near(rate(4), peak / 2) or not near(rate(0), peak / warmup):
         raise Wrong(
             f"Warm-up: step 0 has {rate(0):.2e} and step 4 has {rate(4):.2e}; expected "
             f"{peak / warmup:.2e} and {peak / 2:.2e}, a straight line that reaches the peak at the "
             "last step of the warm-up."
         )
-    if not _near(rate(warmup), peak):
+    if not near(rate(warmup), peak):
         whole = peak * 0.5 * (1 + math.cos(math.pi * warmup / steps))
-        if _near(rate(warmup), whole):
+        if near(rate(warmup), whole):
             raise Wrong(
                 "The cosine counts from step 0, so the rate jumps where the warm-up ends. Count "
                 "from there: (step - warmup_steps) / (steps - warmup_steps)."
             )
         raise Wrong(f"After the warm-up the rate is {rate(warmup):.2e}; expected the peak {peak}.")
     quarter, middle = rate(warmup + 25), rate(warmup + 50)
-    if _near(quarter, 0.75 * peak):
+    if near(quarter, 0.75 * peak):
         raise Wrong("The decay is a straight line; here it should be half a cosine wave.")
-    if middle < -1e-9 or _near(quarter, peak * math.cos(math.pi / 4)):
+    if middle < -1e-9 or near(quarter, peak * math.cos(math.pi / 4)):
         raise Wrong(
             "A bare cosine runs from 1 to -1: use 0.5 * (1 + cos(π · progress)), from 1 to 0."
         )
-    if _near(middle, 0):
+    if near(middle, 0):
         raise Wrong("The cosine runs a whole wave; from the peak to zero is half of one, π.")
-    if not _near(middle, peak / 2):
+    if not near(middle, peak / 2):
         raise Wrong(f"Half-way down the rate is {middle:.2e}; expected half the peak {peak / 2}.")
-    if not _near(quarter, peak * 0.5 * (1 + math.cos(math.pi / 4))):
+    if not near(quarter, peak * 0.5 * (1 + math.cos(math.pi / 4))):
         raise Wrong(f"A quarter of the way down the rate is {quarter:.2e}; is it a cosine?")
     if abs(rate(steps)) > 1e-9 * peak:
         raise Wrong(f"At the end the rate is {rate(steps):.2e}; it should reach 0.")
@@ -238,13 +215,13 @@ def check_learning_rate(answer: Callable) -> str:
 def check_count_parameters(answer: Callable) -> str:
     """Check ``count_parameters(n_layer, n_embd, block_size, vocab_size)`` of the course's GPT."""
     for n_layer, C, T, V in ((1, 12, 7, 11), (2, 12, 7, 11), (4, 128, 64, 65)):
-        found = _number(answer(n_layer, C, T, V), "number of parameters")
+        found = as_number(answer(n_layer, C, T, V), "number of parameters")
         config = GPTConfig(V, T, n_layer, 1, C)
         with torch.device("meta"):  # shapes only: no memory, no numbers
             right = GPT(config).num_parameters()
         biases, norms = n_layer * 9 * C, (2 * n_layer + 1) * 2 * C
         block = 12 * C * C + 13 * C
-        _name(
+        name_number(
             found,
             {
                 "The biases of the linear layers are missing: four of C in attention, 4C and C in "

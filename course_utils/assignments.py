@@ -1,0 +1,46 @@
+"""What a homework notebook says about itself, and its cells that wait for an exercise."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from course_utils import plots
+
+# Read here, not through course_utils.homework: a grader runs these notebooks without the checks.
+POINTS = Path(__file__).with_name("homework.toml")
+
+
+def overview(assignment: str) -> None:
+    """Display what an assignment, such as ``"hw1"``, asks for: each task, who checks it, points.
+
+    Raises:
+        KeyError: no assignment has this name.
+    """
+    chosen = tomllib.loads(POINTS.read_text(encoding="utf-8"))[assignment]
+    rows = [
+        {"task": f"Exercise {number}: {task['function']}", "checked by": "the machine, at once"}
+        | {"points": task["points"]}
+        for number, task in enumerate(chosen["exercises"], start=1)
+    ]
+    rows += [
+        {"task": task["title"], "checked by": "a person", "points": task["points"]}
+        for task in chosen["written"]
+    ]
+    total = sum(row["points"] for row in rows)
+    plots.table(rows, f"{chosen['title']}: {total} points, about {chosen['minutes']} minutes")
+
+
+def answered(*answers: Callable) -> bool:
+    """Return True if no function is the unchanged stub; else say what to write first.
+
+    A stub is recognised by the ``NotImplementedError`` in its code, without being called. So a
+    homework runs to its end before anything is answered::
+
+        if answered(softmax):
+            print(softmax(logits))
+    """
+    missing = [a for a in answers if "NotImplementedError" in a.__code__.co_names]
+    if missing:
+        names = ", ".join(f"`{a.__name__}`" for a in missing)
+        plots.say(f"*This cell waits for {names}: write the answer above, then run it again.*")
+    return not missing

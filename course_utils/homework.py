@@ -1,0 +1,178 @@
+"""What you have done of the exercises and the homework, as recorded on this machine."""
+
+import ast
+import functools
+import html
+import importlib.util
+import tomllib
+import uuid
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from IPython.display import display
+
+from course_utils.checks import record
+
+#: The chapters with exercises, and the module of ``course_utils.checks`` that holds theirs.
+CHAPTERS = {
+    "sequences": "1. Sequences and language models",
+    "tokenization": "2. Tokenization",
+    "embeddings": "3. Embeddings",
+    "positions": "4. Positional encoding",
+    "attention": "5. Attention",
+    "gpt2": "6. Inside GPT-2",
+    "generation": "7. Generating text",
+    "training": "8. Train a mini-LLM",
+    "product": "10. From model to product",
+}
+_STATES = {"right": "✓ right", "tried": "✗ not yet right", "open": "○ not attempted"}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: its check, its points (None in a chapter), its state, the attempts so far.
+
+    ``state`` is "right" once the check has passed, "tried" after wrong answers only, else "open".
+    """
+
+    check: str
+    points: int | None
+    state: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One chapter or homework with its exercises; ``written`` are points that a person gives."""
+
+    title: str
+    exercises: tuple[Exercise, ...]
+    written: int = 0
+
+    def count(self, state: str) -> int:
+        """Return how many of the exercises are in this state."""
+        return sum(exercise.state == state for exercise in self.exercises)
+
+    @property
+    def points(self) -> str:
+        """Points of the right exercises, of all of them: "4 of 6"; empty for a chapter."""
+        if self.exercises and self.exercises[0].points is None:
+            return ""
+        points = [exercise.points or 0 for exercise in self.exercises]
+        got = sum(exercise.points or 0 for exercise in self.exercises if exercise.state == "right")
+        return f"{got} of {sum(points)}"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A table of parts; a single part is shown exercise by exercise."""
+
+    parts: tuple[Part, ...]
+
+    def _rows(self) -> list[list[str]]:
+        if len(self.parts) == 1:
+            part = self.parts[0]
+            rows = [["Exercise", "State", "Attempts", "Points"]]
+            for each in part.exercises:
+                name = each.check.removeprefix("check_")
+                points = "" if each.points is None else str(each.points)
+                rows.append([name, _STATES[each.state], str(each.attempts), points])
+            return rows
+        rows = [["", "Right", "Tried", "Not attempted", "Points"]]
+        for part in self.parts:
+            counts = [str(part.count(state)) for state in _STATES]
+            rows.append([part.title, *counts, part.points])
+        return rows
+
+    def _caption(self) -> str:
+        if len(self.parts) != 1:
+            return "Exercises, as recorded on this machine and nowhere else"
+        part = self.parts[0]
+        points = f", {part.points} points" if part.points else ""
+        by_hand = f"; {part.written} more for the written answers" if part.written else ""
+        right = f"{part.count('right')} of {len(part.exercises)} exercises right"
+        return f"{part.title}: {right}{points}{by_hand}"
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(r, widths, strict=True)) for r in rows]
+        return "\n".join([self._caption(), *(line.rstrip() for line in lines)])
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._rows()
+        top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+        body = ""
+        for first, *rest in rows:
+            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+            body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
+        return (
+            f'<div class="course-table" role="status"><table><caption>'
+            f"{html.escape(self._caption())}</caption><thead><tr>{top}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div>"
+        )
+
+
+@functools.cache
+def assignments() -> dict[str, dict]:
+    """Return ``homework.toml``: for each assignment its title, exercises, written parts, points."""
+    text = resources.files("course_utils").joinpath("homework.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+@functools.cache
+def _checks_of(module: str) -> tuple[str, ...]:
+    """Return the checks of a module in their order, read without importing what it needs."""
+    spec = importlib.util.find_spec(f"course_utils.checks.{module}")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"there is no module course_utils.checks.{module}")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    names = [part.name for part in tree.body if isinstance(part, ast.FunctionDef)]
+    return tuple(name for name in names if name.startswith("check_"))
+
+
+def status(assignment: str | None = None) -> Status:
+    """Return what is right, tried and open: of everything, or of one assignment such as "hw1".
+
+    Raises:
+        ValueError: there is no such assignment.
+    """
+    known = assignments()
+    if assignment is not None and assignment not in known:
+        raise ValueError(f"there is no assignment {assignment!r}; there are {', '.join(known)}.")
+    entries = record.read()
+
+    def exercise(check: str, points: int | None) -> Exercise:
+        entry = entries.get(check, {"right": None, "attempts": 0})
+        state = "right" if entry["right"] else "tried" if entry["attempts"] else "open"
+        return Exercise(check, points, state, entry["attempts"])
+
+    parts = []
+    if assignment is None:
+        for module, title in CHAPTERS.items():
+            parts.append(Part(title, tuple(exercise(name, None) for name in _checks_of(module))))
+    for name, entry in known.items():
+        if assignment in (None, name):
+            exercises = [exercise(each["check"], each["points"]) for each in entry["exercises"]]
+            written = sum(each["points"] for each in entry.get("written", []))
+            parts.append(Part(entry["title"], tuple(exercises), written))
+    return Status(tuple(parts))
+
+
+def panel(assignment: str) -> None:
+    """Display the status of one assignment; it is brought up to date whenever a check is run."""
+    if _shown := _panels.pop(assignment, None):
+        record.listeners.remove(_shown)
+    handle = display(status(assignment), display_id=f"course-{assignment}-{uuid.uuid4().hex}")
+    if handle is None:  # outside a notebook
+        return
+
+    def refresh() -> None:
+        handle.update(status(assignment))
+
+    _panels[assignment] = refresh
+    record.listeners.append(refresh)
+
+
+_panels: dict = {}

@@ -1,0 +1,61 @@
+"""The table of what is done, and the panel that follows the checks."""
+
+import importlib
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from course_utils import homework
+from course_utils.checks import record
+
+
+@pytest.fixture
+def in_a_notebook(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(record, "wanted", lambda: True)
+
+
+def test_every_exercise_is_in_the_table_once(in_a_notebook):
+    names = [each.check for part in homework.status().parts for each in part.exercises]
+    assert len(names) == len(set(names))
+    for module in homework.CHAPTERS:
+        found = importlib.import_module(f"course_utils.checks.{module}")
+        assert {name for name in dir(found) if name.startswith("check_")} <= set(names)
+
+
+def test_status_counts_right_tried_and_open(in_a_notebook):
+    first, second, *rest = homework.assignments()["hw1"]["exercises"]
+    record.note(first["check"], False)
+    record.note(first["check"], True)
+    record.note(second["check"], False)
+    (part,) = homework.status("hw1").parts
+    assert [part.count(state) for state in ("right", "tried", "open")] == [1, 1, len(rest)]
+    total = sum(each["points"] for each in homework.assignments()["hw1"]["exercises"])
+    assert part.points == f"{first['points']} of {total}"
+    shown = homework.status("hw1")
+    for text in (repr(shown), shown._repr_html_()):
+        assert "1 of 3 exercises right" in text
+        assert first["check"].removeprefix("check_") in text
+    assert part.title in repr(homework.status())
+
+
+def test_an_unknown_assignment_is_told_the_known_ones(in_a_notebook):
+    with pytest.raises(ValueError, match="hw1, hw2"):
+        homework.status("hw9")
+
+
+def test_the_panel_follows_the_checks_in_a_real_kernel(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.delenv("COURSE_BOOK", raising=False)
+    check = homework.assignments()["hw1"]["exercises"][0]["check"]
+    cells = [
+        "from course_utils import homework\nhomework.panel('hw1')",
+        f"from course_utils.checks.measuring import {check}\n{check}(lambda *_: None)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    panel = notebook.cells[0].outputs[-1]["data"]["text/html"]
+    assert "not yet right" in panel
+    assert record.read()[check]["attempts"] == 1
+    assert "widget" not in str(notebook)
