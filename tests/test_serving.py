@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,12 @@ from course_utils.serving import Limits, make_app
 
 ROOT = Path(__file__).resolve().parents[1]
 ALPHABET = CharTokenizer("\n abcdefghijklmnopqrstuvwxyz0123456789")
+
+
+def run_apart(coroutine):
+    """Run it in a thread of its own: the browser of other tests has a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -302,7 +309,7 @@ def test_three_hundred_at_once_none_lost_none_mixed_up():
             return await asyncio.gather(*(send(client, address, body) for body in bodies))
 
     with served(model, limits=Limits(waiting=300)) as address:
-        found = asyncio.run(send_all(address))
+        found = run_apart(send_all(address))
         assert metric(address, 'course_requests_total{outcome="length"}') == 300
         assert metric(address, "course_tokens_total") == sum(b["max_new_tokens"] for b in bodies)
         health = httpx.get(f"{address}/health").json()
@@ -331,7 +338,7 @@ def test_a_full_queue_says_come_back():
             return await asyncio.gather(*requests)
 
     with served(slow(), limits=Limits(active=1, waiting=3)) as address:
-        answers = asyncio.run(flood(address))
+        answers = run_apart(flood(address))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) == 8  # one is written, three wait
         assert all(answer.headers["retry-after"] == "1" for answer in refused)
