@@ -1,5 +1,6 @@
 """What a homework notebook says about itself, and its cells that wait for an exercise."""
 
+import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,19 @@ from course_utils import plots
 POINTS = Path(__file__).with_name("homework.toml")
 
 
+@functools.cache
+def assignments() -> dict[str, dict]:
+    """Return ``homework.toml``: for each assignment its title, exercises, written parts, points."""
+    return tomllib.loads(POINTS.read_text(encoding="utf-8"))
+
+
 def overview(assignment: str) -> None:
     """Display what an assignment, such as ``"hw1"``, asks for: each task, who checks it, points.
 
     Raises:
         KeyError: no assignment has this name.
     """
-    chosen = tomllib.loads(POINTS.read_text(encoding="utf-8"))[assignment]
+    chosen = assignments()[assignment]
     rows = [
         {"task": f"Exercise {number}: {task['function']}", "checked by": "the machine, at once"}
         | {"points": task["points"]}

@@ -4,14 +4,13 @@ import ast
 import functools
 import html
 import importlib.util
-import tomllib
 import uuid
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from IPython.display import display
 
+from course_utils.assignments import assignments
 from course_utils.checks import record
 
 #: The chapters with exercises, and the module of ``course_utils.checks`` that holds theirs.
@@ -112,13 +111,6 @@ class Status:
             f"{html.escape(self._caption())}</caption><thead><tr>{top}</tr></thead>"
             f"<tbody>{body}</tbody></table></div>"
         )
-
-
-@functools.cache
-def assignments() -> dict[str, dict]:
-    """Return ``homework.toml``: for each assignment its title, exercises, written parts, points."""
-    text = resources.files("course_utils").joinpath("homework.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
 
 
 @functools.cache
