@@ -9,9 +9,15 @@ Rooms, from the ground up (nothing imports what stands below it in this list)::
     bpe, positions, layers, attention, gpt   a byte-level BPE tokenizer; the transformer
     weights                GPT-2's and Llama's weights into our GPT, and back
     optimizers, history, checkpoints   AdamW and Muon; what training draws; what it keeps
-    training, recipes      the training loop; two ways to use it
+    distributed, training, recipes   several processes; the training loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
     checks                 say whether an exercise is right, and if not, why
 """
+
+import os
+
+# Threads that wait spin for a moment, then give their core away (see the Makefile). It is read when
+# torch is loaded, so it counts for commands and for notebooks that import the course first.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"

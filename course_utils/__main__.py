@@ -1,11 +1,11 @@
-"""python -m course_utils doctor | fetch | serve | grade"""
+"""python -m course_utils doctor | fetch | train | serve | grade"""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
 
-from course_utils import assets, doctor
+from course_utils import assets, doctor, train_command
 
 
 def fetch(names: list[str], chapters_only: bool) -> int:
@@ -81,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     fetching.add_argument(
         "--chapters", action="store_true", help="only what the chapters of the book need"
     )
+    training = commands.add_parser("train", help="train a small GPT, alone or under torchrun")
+    train_command.add_arguments(training)
     serving = commands.add_parser("serve", help="answer POST /generate with a model's text")
     serving.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
     serving.add_argument("--port", type=int, default=8000, help="0 takes any free one")
@@ -104,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "grade":
         limits = options.limit_seconds, options.limit_memory
         return grade(options.submissions, options.out, *limits, options.seed)
+    if options.command == "train":
+        return train_command.run(options)
     if options.command == "serve":
         return serve(options.model, options.host, options.port)
     if options.command == "doctor":

@@ -1,5 +1,6 @@
 """Texts, the characters as tokens, files of token ids, splits, and batches to train on."""
 
+import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -28,11 +29,29 @@ def load_text(name: str = "shakespeare") -> str:
         course_utils.assets.AssetError: the text cannot be had here; the message says why.
         ValueError: the asset is not a text.
     """
+    return _only_file(name, ".txt").read_text(encoding="utf-8")
+
+
+def load_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table, each a dict from column to text.
+
+    "sentiment" has sentences with a label, "scaling-grid" the losses of small models; both come
+    with the course.
+
+    Raises:
+        KeyError: there is no asset of that name.
+        ValueError: the asset is not a table.
+    """
+    with _only_file(name, ".csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _only_file(name: str, suffix: str) -> Path:
     folder = assets.get(name)
     files = [file.name for file in assets.manifest()[name].files]
-    if len(files) != 1 or not files[0].endswith(".txt"):
-        raise ValueError(f"{name!r} is not a text; its files are {', '.join(files)}.")
-    return (folder / files[0]).read_text(encoding="utf-8")
+    if len(files) != 1 or not files[0].endswith(suffix):
+        raise ValueError(f"{name!r} is not one {suffix} file; its files are {', '.join(files)}.")
+    return folder / files[0]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ CHAPTERS = {
     "gpt2": "6. Inside GPT-2",
     "generation": "7. Generating text",
     "training": "8. Train a mini-LLM",
+    "family": "9. The transformer family",
     "product": "10. From model to product",
+    "scaling": "11. Past one machine",
 }
 _STATES = {"right": "✓ right", "tried": "✗ not yet right", "open": "○ not attempted"}
 

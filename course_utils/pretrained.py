@@ -9,17 +9,19 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertTokenizer,
     GPT2Tokenizer,
     PreTrainedModel,
@@ -125,6 +127,48 @@ def load(
     if name == "gpt2":
         tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
     return Pretrained(model, tokenizer, _card(name, found, reason, model))
+
+
+def load_masked_lm(
+    *, attn_implementation: str = "sdpa", device: torch.device | str = "cpu"
+) -> Pretrained:
+    """Return BERT with its head for masked words: ``(model, tokenizer, card)``, see :func:`load`.
+
+    The stand-in encoder has no such head. It gets one, and changes of low rank to its weights,
+    which this course trained for it (``tools/masked_words.py``).
+
+    Raises:
+        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+    """
+    found, reason = resolve("bert")
+    if found == "bert":
+        model = BertForMaskedLM.from_pretrained(
+            assets.get(found),
+            config=BertConfig(),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation=attn_implementation,
+        )
+        card = _card("bert", found, reason, model)
+        return Pretrained(model.to(device).eval(), _tokenizer("bert", Path()), card)
+    encoder, tokenizer, card = load("bert", attn_implementation=attn_implementation)
+    model = with_new_head(encoder)
+    added = assets.manifest()["minilm-masked"]
+    tensors = load_file(assets.get("minilm-masked") / "model.safetensors")
+    for name in [name.removesuffix(".A") for name in tensors if name.endswith(".A")]:
+        thin = tensors.pop(f"{name}.B").float() @ tensors.pop(f"{name}.A").float()
+        model.get_parameter(f"{name}.weight").data += thin
+    model.load_state_dict(tensors, strict=False)  # the head; all else is there
+    card = replace(card, title=f"{card.title}, {added.title}", differs=added.differs)
+    return Pretrained(model.to(device), tokenizer, card)
+
+
+def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
+    """Return ``encoder`` with BERT's head for masked words on top, untrained, in eval mode."""
+    model = BertForMaskedLM(encoder.config)
+    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # it has no use for the pooler
+    return model.eval()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -263,8 +307,6 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)

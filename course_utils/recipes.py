@@ -1,4 +1,6 @@
-"""Two recipes for the mini-LLM: the classic one that chapter 8 teaches first, and a fast one."""
+"""Two recipes for the mini-LLM, the classic and the fast one, and the fast one in other sizes."""
+
+from dataclasses import replace
 
 from course_utils.gpt import GPTConfig
 from course_utils.training import TrainConfig
@@ -44,3 +46,22 @@ def recipe(name: str, vocab_size: int, steps: int) -> tuple[GPTConfig, TrainConf
         )
         return gpt, train
     raise ValueError(f"name={name!r} is not one of {', '.join(RECIPES)}.")
+
+
+def scaled(
+    vocab_size: int, n_layer: int, n_embd: int, tokens: int
+) -> tuple[GPTConfig, TrainConfig]:
+    """Return the fast recipe for another size of model and another length of training.
+
+    Heads stay 16 channels wide, and the learning rates go to zero at the end of each length, so
+    that every run is the best that the recipe makes of its size and its tokens.
+
+    Args:
+        vocab_size: number of different tokens.
+        n_layer, n_embd: depth and width of the model; ``n_embd`` is a multiple of 16.
+        tokens: how many are read, those read again counted again; rounded to whole batches.
+    """
+    gpt, train = recipe("fast", vocab_size, steps=100)
+    steps = max(2, round(tokens / (train.batch_size * gpt.block_size)))
+    gpt = replace(gpt, n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 16)
+    return gpt, replace(train, steps=steps, warmup_steps=steps // 10, eval_every=steps)

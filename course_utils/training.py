@@ -6,10 +6,12 @@ The optimizers are in :mod:`course_utils.optimizers`, what is saved in
 
 import functools
 import itertools
+import logging
 import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from course_utils import checkpoints
+from course_utils import checkpoints, distributed
 from course_utils.corpora import Ids, get_batch, to_tensor
 from course_utils.gpt import GPT, check_ids, eval_mode
 from course_utils.history import History
 from course_utils.optimizers import Muon
 from course_utils.progress import progress_bar
+
+log = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)  # how slowly AdamW forgets the gradient and its square
 EVALUATION_SEED = 1234  # the windows for evaluation are the same in every run
@@ -194,11 +199,14 @@ def prepare(model: GPT, dtype: str = "auto") -> torch.dtype:
     return chosen
 
 
-def loss_of(model: GPT, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+def loss_of(
+    model: GPT | DistributedDataParallel, x: Tensor, y: Tensor, dtype: torch.dtype
+) -> Tensor:
     """Return the model's loss on one batch, with matrix products in ``dtype``."""
     device = next(model.parameters()).device
     if device.type != "cpu" and x.device.type == "cpu":
-        check_ids(x, model.config.vocab_size)  # a wrong id on a GPU would end the whole process
+        config = getattr(model, "module", model).config
+        check_ids(x, config.vocab_size)  # a wrong id on a GPU would end the whole process
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return model(_move(x, device), _move(y, device))[1]
 
@@ -261,10 +269,11 @@ class _CtrlC:
 
     def __enter__(self) -> "_CtrlC":
         self.pressed = False
-        try:
+        self._before = None
+        if distributed.place()[1] > 1:  # the processes would not all stop after the same step
+            return self
+        with suppress(ValueError):  # only the main thread may listen
             self._before = signal.signal(signal.SIGINT, self._note)
-        except ValueError:  # only the main thread may listen
-            self._before = None
         return self
 
     def _note(self, *_: Any) -> None:
@@ -297,6 +306,10 @@ def train(
     before, so they look at the next evaluation, before the checkpoint is written. The error names
     the step where it happened, and the checkpoint is of an earlier, good one in both cases.
 
+    Inside :func:`course_utils.distributed.processes`, the processes share each batch and average
+    their gradients; the first writes the checkpoint. Ctrl-C then ends them all at once, and
+    ``resume`` goes on from the last evaluation.
+
     Args:
         model: on the device to train on.
         train_ids, val_ids: ``(N,)`` each, the two splits: tensors or memory-mapped files.
@@ -319,8 +332,9 @@ def train(
     elif config.dtype == "auto":
         # It was measured then, and might come out differently today.
         config = replace(config, dtype=state["train_config"]["dtype"])
+    chosen = number_format(next(model.parameters()).device, config.dtype)
+    config = replace(config, dtype=distributed.from_first(str(chosen).removeprefix("torch.")))
     dtype = prepare(model, config.dtype)
-    config = replace(config, dtype=str(dtype).removeprefix("torch."))
     optimizers = make_optimizers(model, config)
     generator = torch.Generator().manual_seed(config.seed)
     fixed = torch.Generator().manual_seed(EVALUATION_SEED)
@@ -329,11 +343,12 @@ def train(
     if state is not None:
         first, history = checkpoints.restore(state, model, optimizers, generator, asdict(config))
 
+    replica = distributed.replicate(model)
     started = time.perf_counter() - history.seconds
 
     def keep(step: int) -> None:
         history.seconds = time.perf_counter() - started
-        if checkpoint is not None:
+        if checkpoint is not None and distributed.place()[0] == 0:
             parts = (model, optimizers, generator, asdict(config), step, history)
             checkpoints.save_checkpoint(checkpoint, checkpoints.collect(*parts))
 
@@ -355,6 +370,10 @@ def train(
                 if on_eval is not None:
                     on_eval(step, model)
                 keep(step)
+                log.info(
+                    f"step {step} of {config.steps}: training loss {losses[0]:.4f}, "
+                    f"validation loss {losses[1]:.4f}, {history.seconds:.0f} s"
+                )
                 model.train()
             if step == config.steps:
                 break
@@ -363,7 +382,7 @@ def train(
                 keep(step)
                 break
             batches = [get_batch(train_ids, B, T, generator) for _ in range(config.accumulate)]
-            unread.append(_gradients(model, batches, dtype, config.clip_norm))
+            unread.append(_gradients(replica, batches, dtype, config.clip_norm))
             if on_cpu:
                 _read(unread, history, config)
             _update(optimizers, step, config)
@@ -391,7 +410,10 @@ def _reading_is_free(device: torch.device) -> bool:
 
 
 def _gradients(
-    model: GPT, batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, clip_norm: float
+    model: GPT | DistributedDataParallel,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    dtype: torch.dtype,
+    clip_norm: float,
 ) -> Tensor:
     """Leave the clipped gradient of the mean loss in the parameters.
 
@@ -400,10 +422,13 @@ def _gradients(
     """
     model.zero_grad()
     loss = torch.zeros((), device=next(model.parameters()).device)
-    for x, y in batches:
-        part = loss_of(model, x, y, dtype) / len(batches)
-        part.backward()  # adds to the gradients that are there
+    for number, batch in enumerate(batches, start=1):
+        last = number == len(batches)  # the processes average once, after the last batch
+        with nullcontext() if last else distributed.quiet(model):
+            part = loss_of(model, *distributed.share(batch), dtype) / len(batches)
+            part.backward()  # adds to the gradients that are there
         loss += part.detach()
+    loss = distributed.mean(loss)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     return torch.stack([loss, norm])
 

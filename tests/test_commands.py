@@ -182,6 +182,8 @@ def test_readme_names_only_commands_that_are_tested():
     tested_here.add(  # tests/test_grading.py
         ".venv/bin/python -m course_utils grade SUBMISSIONS --out grades.csv"
     )
+    tested_here.add(".venv/bin/python -m course_utils train --out runs/one")  # test_distributed.py
+    tested_here.add(".venv/bin/torchrun --nproc-per-node 2 -m course_utils train --out runs/two")
     by_ci = {"make book", "make test"}  # .ci/run and the publish workflow
     assert commands == tested_here | by_ci
     assert "make test" in (ROOT / ".ci/run").read_text()

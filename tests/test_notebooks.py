@@ -91,7 +91,8 @@ def test_every_cited_paper_is_in_the_bibliography(path):
 def test_the_manifest_names_what_each_chapter_loads(path):
     code = "\n".join(cell.source for cell in cells_of(path) if cell.cell_type == "code")
     used = set(re.findall(r"pretrained\.load\(\s*\"(\w+)\"", code))
-    used |= set(re.findall(r"load_text\(\s*\"([\w-]+)\"", code))
+    used |= set(re.findall(r"load_(?:text|table)\(\s*\"([\w-]+)\"", code))
+    used |= {"bert"} if "load_masked_lm(" in code else set()
     tokenizers = {"gpt2": "gpt2-tokenizer", "bert": "bert-vocabulary", "smollm2": "smollm2"}
     loaded = re.findall(r"load_tokenizer\(\s*\"(\w+)\"", code)
     used |= {tokenizers[name] for name in loaded}

@@ -123,3 +123,33 @@ def test_glove():
     (first, a), (second, b) = vectors.similar_by_vector(mixed, topn=2)
     assert (first, second) == ("king", "queen")
     assert (a, b) == pytest.approx((0.886, 0.861), abs=5e-4)
+
+
+def test_masked_words_are_filled_in():
+    """A right word is among the first guesses, from both sides of the gap."""
+    model, tokenizer, card = pretrained.load_masked_lm()
+    right = {
+        "She opened the [MASK] and read the first chapter.": {"book", "page", "pages", "story"},
+        "He poured the hot [MASK] into a cup.": {"water", "coffee", "tea", "milk", "liquid"},
+        "The doctor works in a [MASK].": {"hospital", "clinic", "room", "city", "town"},
+    }
+    for text, words in right.items():
+        inputs = tokenizer(text, return_tensors="pt")
+        at = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
+        with torch.no_grad():
+            best = model(**inputs).logits[0, at].topk(10).indices.tolist()
+        assert words & set(tokenizer.convert_ids_to_tokens(best)), tokenizer.decode(best)
+    if card.stands_in_for:
+        assert "head" in card.differs and card.stands_in_for == "BERT base, uncased"
+
+
+def test_a_new_head_is_tied_to_the_embeddings():
+    encoder, _, _ = pretrained.load("bert")
+    model = pretrained.with_new_head(encoder)
+    head = model.cls.predictions
+    assert head.decoder.weight is model.bert.embeddings.word_embeddings.weight
+    assert head.decoder.bias is head.bias
+    ids = torch.tensor([[101, 2000, 102]])
+    with torch.no_grad():
+        ours = model.bert(ids).last_hidden_state
+        assert torch.equal(ours, encoder(ids).last_hidden_state)
