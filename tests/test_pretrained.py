@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import BertConfig, BertForPreTraining, GPT2LMHeadModel
 
 from course_utils import assets, pretrained
 
@@ -153,3 +153,23 @@ def test_a_new_head_is_tied_to_the_embeddings():
     with torch.no_grad():
         ours = model.bert(ids).last_hidden_state
         assert torch.equal(ours, encoder(ids).last_hidden_state)
+
+
+def test_bert_brings_its_own_head(tmp_path, monkeypatch):
+    """Where the hub is reached, the head is the one in BERT's file (here a small file like it)."""
+    small = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    saved = BertForPreTraining(small)
+    saved.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()  # the asset is the weights alone
+    get = assets.get
+    monkeypatch.setattr(assets, "get", lambda name: tmp_path if name == "bert" else get(name))
+    monkeypatch.setattr(assets, "origin", lambda name: "a test")
+    monkeypatch.setattr(pretrained, "BertConfig", lambda: small)
+    model, tokenizer, card = pretrained.load_masked_lm()
+    assert card.stands_in_for is None and card.name == "bert"
+    ids = tokenizer("A [MASK] is here.", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = saved.eval()(ids).prediction_logits
+        torch.testing.assert_close(model(ids).logits, theirs)
