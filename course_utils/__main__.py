@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from course_utils import assets, doctor, train_command
+from course_utils import assets, doctor
 
 
 def fetch(names: list[str], chapters_only: bool) -> int:
@@ -82,7 +82,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--chapters", action="store_true", help="only what the chapters of the book need"
     )
     training = commands.add_parser("train", help="train a small GPT, alone or under torchrun")
-    train_command.add_arguments(training)
+    training.add_argument("--out", type=Path, required=True, help="folder for what is written")
+    training.add_argument("--data", type=Path, help="a UTF-8 text (default: ten plays)")
+    training.add_argument("--recipe", default="fast", choices=("classic", "fast"))
+    training.add_argument("--steps", type=int, default=1000)
+    training.add_argument("--batch-size", type=int, default=16, help="of all processes together")
+    training.add_argument("--accumulate", type=int, default=1, help="batches for one step")
+    training.add_argument("--eval-every", type=int, default=100, help="also writes the checkpoint")
+    training.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    training.add_argument("--seed", type=int, default=0)
+    for size in ("--n-layer", "--n-head", "--n-embd", "--block-size"):
+        training.add_argument(size, type=int, help="default: the recipe's")
+    training.add_argument("--resume", action="store_true", help="go on, if --out has a checkpoint")
     serving = commands.add_parser("serve", help="answer POST /generate with a model's text")
     serving.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
     serving.add_argument("--port", type=int, default=8000, help="0 takes any free one")
@@ -107,6 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         limits = options.limit_seconds, options.limit_memory
         return grade(options.submissions, options.out, *limits, options.seed)
     if options.command == "train":
+        from course_utils import train_command
+
         return train_command.run(options)
     if options.command == "serve":
         return serve(options.model, options.host, options.port)

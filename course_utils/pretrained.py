@@ -111,18 +111,9 @@ def load(
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
     found, reason = resolve(name)
+    kind = AutoModel if name == "bert" else AutoModelForCausalLM
     folder = folder_of(found)
-    is_encoder = name == "bert"
-    model = (AutoModel if is_encoder else AutoModelForCausalLM).from_pretrained(
-        folder,
-        # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
-        config=BertConfig() if found == "bert" else AutoConfig.from_pretrained(folder),
-        dtype=torch.float32,
-        attn_implementation=attn_implementation,
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    model.to(device).eval()
+    model = _model(kind, found, folder, attn_implementation).to(device)
     tokenizer = _tokenizer(name, folder)
     if name == "gpt2":
         tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
@@ -142,16 +133,10 @@ def load_masked_lm(
     """
     found, reason = resolve("bert")
     if found == "bert":
-        model = BertForMaskedLM.from_pretrained(
-            assets.get(found),
-            config=BertConfig(),
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            attn_implementation=attn_implementation,
-        )
+        folder = folder_of(found)
+        model = _model(BertForMaskedLM, found, folder, attn_implementation).to(device)
         card = _card("bert", found, reason, model)
-        return Pretrained(model.to(device).eval(), _tokenizer("bert", Path()), card)
+        return Pretrained(model, _tokenizer("bert", folder), card)
     encoder, tokenizer, card = load("bert", attn_implementation=attn_implementation)
     model = with_new_head(encoder)
     added = assets.manifest()["minilm-masked"]
@@ -237,6 +222,20 @@ def _why(error: assets.AssetError) -> str:
     """Return the first reason of an AssetError, for the card."""
     reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
     return reasons[-1] if reasons else str(error).splitlines()[0]
+
+
+def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
+    """Return the model of asset ``found``, read as class ``kind``, in float32 and eval mode."""
+    model = kind.from_pretrained(
+        folder,
+        # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
+        config=BertConfig() if found == "bert" else AutoConfig.from_pretrained(folder),
+        dtype=torch.float32,
+        attn_implementation=attn_implementation,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return model.eval()
 
 
 def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:

@@ -1,6 +1,5 @@
 """The sentiment sentences: what the datasheet says of them is true, and they are fit to learn from."""
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -11,6 +10,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
+
+from course_utils.corpora import load_table
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "sentiment"
 TABLE = FOLDER / "sentiment.csv"
@@ -24,8 +25,7 @@ def words(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    with TABLE.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+    return load_table("sentiment")
 
 
 @pytest.fixture(scope="module")

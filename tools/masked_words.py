@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 TEXTS = ROOT / "checkpoints" / "gpt2-mini"
 FOLDER = ROOT / "data" / "minilm-masked"
 RANK, STEPS, BATCH, LENGTH = 16, 1500, 24, 48
-PAD, CLS, SEP, MASK = 0, 101, 102, 103
+CLS, SEP, MASK = 101, 102, 103
 
 
 class LowRank(nn.Module):

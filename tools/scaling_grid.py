@@ -7,6 +7,7 @@ run is kept at once, so that the command can be stopped and started again.
 """
 
 import csv
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,18 @@ TOKENS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
 SEEDS = (0, 1)
 
 
-def loss_of_run(n_layer: int, n_embd: int, tokens: int, seed: int) -> tuple[int, int, float]:
-    """Train one model; return its parameters, the tokens it read, and its validation loss."""
+@functools.cache
+def corpus() -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Return the size of the vocabulary and the two splits."""
     text = corpora.load_text("shakespeare")
     tokenizer = corpora.CharTokenizer.from_text(text)
-    train_ids, val_ids = corpora.split(torch.tensor(tokenizer.encode(text)))
-    build, plan = recipes.scaled(tokenizer.vocab_size, n_layer, n_embd, tokens)
+    return tokenizer.vocab_size, *corpora.split(torch.tensor(tokenizer.encode(text)))
+
+
+def loss_of_run(n_layer: int, n_embd: int, tokens: int, seed: int) -> tuple[int, int, float]:
+    """Train one model; return its parameters, the tokens it read, and its validation loss."""
+    vocab_size, train_ids, val_ids = corpus()
+    build, plan = recipes.scaled(vocab_size, n_layer, n_embd, tokens)
     plan = replace(plan, seed=seed)
     torch.manual_seed(seed)
     model = GPT(build).to(pick_device())

@@ -1,4 +1,4 @@
-"""Checks for chapter 9: masking for BERT, patches of an image, F1, the DPO loss.
+"""Checks for chapter 9: masking for BERT, T5's spans, patches of an image, F1, the DPO loss.
 
 Each uses seeded inputs, tests one idea at a time, and compares a wrong answer with what the usual
 mistakes would give, so that it can name the mistake.
