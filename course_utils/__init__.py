@@ -11,7 +11,6 @@ Rooms, from the ground up (nothing imports what stands below it in this list)::
     optimizers, history, checkpoints   AdamW and Muon; what training draws; what it keeps
     distributed, training, recipes   several processes; the training loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
-    checks                 say whether an exercise is right, and if not, why
 """
 
 import os

@@ -59,8 +59,8 @@ def serve(name: str, host: str, port: int) -> int:
 
 def grade(submissions: Path, out: Path, seconds: float, memory_gb: float, seed: int | None) -> int:
     """Grade a folder of submissions; return 1 if there is nothing to grade or nothing to run it."""
-    from course_utils.grading import command
-    from course_utils.grading.sandbox import Limits
+    from course_grader import command
+    from course_grader.sandbox import Limits
 
     limits = Limits(call_seconds=seconds / 6, seconds=seconds, memory=int(memory_gb * 2**30))
     try:

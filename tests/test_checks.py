@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import checks
-from course_utils.checks import Wrong, answers, check, guard, record
+import course_checks
+from course_checks import Wrong, answers, check, guard, record
 
 HERE = Path(__file__).parent
 CHECKS = {
     name: getattr(module, name)
     for module in (
-        importlib.import_module(f"course_utils.checks.{path.stem}")
-        for path in sorted(Path(checks.__file__).parent.glob("[a-z]*.py"))
+        importlib.import_module(f"course_checks.{path.stem}")
+        for path in sorted(Path(course_checks.__file__).parent.glob("[a-z]*.py"))
     )
     for name in getattr(module, "__all__", dir(module))
     if name.startswith("check_")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import attention as checks
+from course_checks import attention as checks
 
 RIGHT, MISTAKES, PRAISE = {}, {}, {}  # run by test_checks.py
 

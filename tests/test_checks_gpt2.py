@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import gpt2 as checks
+from course_checks import gpt2 as checks
 
 RIGHT, MISTAKES, PRAISE = {}, {}, {}  # run by test_checks.py
 

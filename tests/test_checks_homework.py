@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import measuring, optimizing, scratch
+from course_checks import measuring, optimizing, scratch
 
 RIGHT, MISTAKES = {}, {}  # run by test_checks.py
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.checks import sequences as checks
+from course_checks import sequences as checks
 
 RIGHT, MISTAKES = {}, {}  # run by test_checks.py
 

@@ -6,7 +6,7 @@ from itertools import pairwise, zip_longest
 import numpy as np
 import pytest
 
-from course_utils.checks.tokenization import (
+from course_checks.tokenization import (
     check_decode,
     check_fertility,
     check_merge_pair,

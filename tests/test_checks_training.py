@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import training as checks
+from course_checks import training as checks
 from course_utils.gpt import GPT, GPTConfig
 
 RIGHT, MISTAKES = {}, {}  # run by test_checks.py

@@ -19,11 +19,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_utils.grading import command, protocol, sandbox
-from course_utils.grading.extra_checks import EXTRA
-from course_utils.grading.report import _no_formula
-from course_utils.grading.scoring import find_check, grade_submission
-from course_utils.grading.submissions import find_submissions, fingerprint
+from course_grader import command, protocol, sandbox
+from course_grader.extra_checks import EXTRA
+from course_grader.report import _no_formula
+from course_grader.scoring import find_check, grade_submission
+from course_grader.submissions import find_submissions, fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMEWORK = ROOT / "notebooks" / "homework"
@@ -83,12 +83,12 @@ PEEK = f"""
 import gc, inspect, sys
 def peek():
     found = []
-    for path in {[str(HOMEWORK / "solved" / "hw4_sweep.ipynb"), str(ROOT / "course_utils/grading/extra_checks.py")]!r}:
+    for path in {[str(HOMEWORK / "solved" / "hw4_sweep.ipynb"), str(ROOT / "course_grader/extra_checks.py")]!r}:
         try:
             found.append(open(path).read())
         except OSError:
             pass
-    for module in ("course_utils.grading.extra_checks", "course_utils.checks.optimizing"):
+    for module in ("course_grader.extra_checks", "course_checks.optimizing"):
         try:
             found.append(inspect.getsource(__import__(module, fromlist=["x"])))
         except (ImportError, OSError):
@@ -110,7 +110,7 @@ for fd in range(3, 64):
 """
 FORGE = """
 import gc, socket
-from course_utils.grading import protocol
+from course_grader import protocol
 for channel in gc.get_objects():
     if isinstance(channel, socket.socket):
         for _ in range(50):
@@ -290,7 +290,7 @@ def test_what_isolation_promises_it_keeps(graded, listener):
 def test_no_worker_is_left_behind(graded):
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            assert b"course_utils.grading.worker" not in process.read_bytes()
+            assert b"course_grader.worker" not in process.read_bytes()
         except OSError:
             continue
 

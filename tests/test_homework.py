@@ -6,8 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from course_utils import homework
-from course_utils.checks import record
+from course_checks import homework, record
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def test_every_exercise_is_in_the_table_once(in_a_notebook):
     names = [each.check for part in homework.status().parts for each in part.exercises]
     assert len(names) == len(set(names))
     for module in homework.CHAPTERS:
-        found = importlib.import_module(f"course_utils.checks.{module}")
+        found = importlib.import_module(f"course_checks.{module}")
         assert {name for name in dir(found) if name.startswith("check_")} <= set(names)
 
 
@@ -50,8 +49,8 @@ def test_the_panel_follows_the_checks_in_a_real_kernel(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_BOOK", raising=False)
     check = homework.assignments()["hw1"]["exercises"][0]["check"]
     cells = [
-        "from course_utils import homework\nhomework.panel('hw1')",
-        f"from course_utils.checks.measuring import {check}\n{check}(lambda *_: None)",
+        "from course_checks import homework\nhomework.panel('hw1')",
+        f"from course_checks.measuring import {check}\n{check}(lambda *_: None)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, kernel_name="python3", timeout=120).execute()

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from course_utils.homework import assignments
+from course_checks.homework import assignments
 from tools import homework
 from tools.homework import folded, read, student, tags
 

@@ -35,9 +35,9 @@ def namespace_of(source):
     """Return the names that every solution may use, and the checks that the cell calls."""
     namespace = {"torch": torch, "math": math, "np": np, "F": F}
     for name in set(re.findall(r"\bcheck_\w+", source)):
-        for module in sorted((ROOT / "course_utils" / "checks").glob("[a-z]*.py")):
+        for module in sorted((ROOT / "course_checks").glob("[a-z]*.py")):
             if f"def {name}(" in module.read_text():
-                exec(f"from course_utils.checks.{module.stem} import {name}", namespace)
+                exec(f"from course_checks.{module.stem} import {name}", namespace)
     return namespace
 
 

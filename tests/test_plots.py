@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 import pytest
 
-from course_utils import checks, plots
+import course_checks
+from course_utils import plots
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -73,17 +74,17 @@ def test_snapshots_are_escaped_and_the_last_is_shown(shown):
 
 
 def test_a_verdict_never_raises_and_escapes():
-    @checks.check
+    @course_checks.check
     def check_it(answer):
         if answer() == 1:
-            raise checks.Wrong(EVIL)
+            raise course_checks.Wrong(EVIL)
         return "Notice this."
 
     def stub():
         raise NotImplementedError
 
     assert check_it(stub).passed is None
-    assert check_it(lambda: 2) == checks.Verdict(True, "Notice this.")
+    assert check_it(lambda: 2) == course_checks.Verdict(True, "Notice this.")
     wrong = check_it(lambda: 1)
     assert wrong.passed is False
     assert "<img" not in wrong._repr_html_()

@@ -10,8 +10,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from course_checks.assignments import answered
 from course_utils import assets, suggested
-from course_utils.assignments import answered
 
 LLAMA = {"tie_word_embeddings": True}
 CONFIGS = {

@@ -5,7 +5,7 @@ python -m tools.book --execute  only execute
 
 One execution serves the test and the book: nbmake runs a copy of each notebook and keeps its
 outputs; the site is built from the executed copies. A copy is kept until its fingerprint
-changes: the notebook, course_utils, data, the installed packages, the models at hand.
+changes: the notebook, course_utils, course_checks, data, the installed packages, the models.
 
 A homework page is the students' notebook with the solutions folded in, see tools/homework.py; the
 solved notebooks are executed too, all their checks must say "right", and are no pages.
@@ -34,6 +34,7 @@ SOURCE = BUILD / "source"  # what the site is built from
 SOLVED = BUILD / "solved"  # executed homework with its answers; no part of the site
 STAMPS = BUILD / "stamps"  # the fingerprint of each executed notebook
 HTML = BUILD / "html"
+SOURCES = ("course_utils", "course_checks", "data", "requirements.txt")  # of every notebook
 
 ENVIRONMENT = {
     **os.environ,
@@ -80,7 +81,7 @@ def shared_fingerprint() -> str:
     packages = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
     at_hand = [name for name, asset in assets.manifest().items() if asset.chapters]
     at_hand = [name for name in at_hand if assets.find(name)]  # else its stand-in is loaded
-    files = digest_of([ROOT / "course_utils", ROOT / "data", ROOT / "requirements.txt"])
+    files = digest_of([ROOT / name for name in SOURCES])
     return hashlib.sha256(repr((files, packages, at_hand, sys.version)).encode()).hexdigest()
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import as_tensor, call, draw, name_mistake, same
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import as_tensor, call, draw, name_mistake, same
 from course_utils.layers import gelu, layer_norm
 
 __all__ = [

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from course_utils import plots
 
-# Read here, not through course_utils.homework: a grader runs these notebooks without the checks.
 POINTS = Path(__file__).with_name("homework.toml")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     call,
     call_for_tensor,
     draw,

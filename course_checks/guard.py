@@ -23,6 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+import course_checks
+import course_utils
+
 #: An answer that takes longer than this is stopped; a right one needs well under a second.
 TIME_LIMIT_S = 30.0
 #: How much of what an answer prints is shown.
@@ -30,7 +33,7 @@ PRINT_LIMIT = 2_000
 #: How much of an error's own text is shown.
 ERROR_LIMIT = 200
 
-_COURSE = Path(__file__).resolve().parents[1]
+_COURSE = tuple(str(Path(each.__file__).resolve().parent) for each in (course_checks, course_utils))
 
 
 class OutOfTime(BaseException):
@@ -153,7 +156,7 @@ def _not_the_student() -> tuple[str, ...]:
     folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     with contextlib.suppress(AttributeError):  # some virtual environments lack it
         folders += [site.getusersitepackages()]
-    return (*folders, str(_COURSE), "<frozen")
+    return (*folders, *_COURSE, "<frozen")
 
 
 def students_line(error: BaseException) -> traceback.FrameSummary | None:

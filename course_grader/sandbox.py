@@ -16,11 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import course_checks
 import course_utils
+from course_grader import protocol
 from course_utils import assets
-from course_utils.grading import protocol
 
-_WORKER = (sys.executable, "-I", "-m", "course_utils.grading.worker")
+_WORKER = (sys.executable, "-I", "-m", "course_grader.worker")
+#: What a homework notebook imports of ``course_checks``, and what that imports in turn. The checks
+#: themselves and this package, with the extra checks, are not in the worker's world.
+_NO_SECRETS = (
+    "__init__.py",
+    "guard.py",
+    "record.py",
+    "assignments.py",
+    "homework.py",
+    "homework.toml",
+)
 START_SECONDS = 60  # for Python and torch, on a busy machine
 
 
@@ -61,7 +72,6 @@ class Worker:
         settings = {
             "home": str(self._home),
             "visible": [str(path) for path in _visible()],
-            "hidden": [str(path) for path in _hidden()],
             "memory": limits.memory,
             "seconds": int(limits.seconds) + START_SECONDS,
         }
@@ -241,15 +251,11 @@ def best_launcher() -> tuple[str, ...]:
 def _visible() -> list[Path]:
     """Return what the worker must read: Python, its packages, the course, what was fetched."""
     course = Path(course_utils.__file__).resolve().parent
+    checks = Path(course_checks.__file__).resolve().parent
     paths = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
     paths |= {course, assets.data_folder(), *(folder for folder, _ in assets.local_folders())}
+    paths |= {checks / name for name in _NO_SECRETS}
     return sorted(paths | {path.resolve() for path in paths})
-
-
-def _hidden() -> list[Path]:
-    """Return what the worker must not read: the checks, and this package with the extra checks."""
-    course = Path(course_utils.__file__).resolve().parent
-    return [course / "checks", course / "grading"]
 
 
 def _environment() -> dict[str, str]:

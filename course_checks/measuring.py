@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.attention_views import head_statistics
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     as_number,
     call,
     call_for_tensor,
@@ -21,6 +20,7 @@ from course_utils.checks.answers import (
     near,
     same,
 )
+from course_utils.attention_views import head_statistics
 
 __all__ = [
     "Verdict",

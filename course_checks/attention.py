@@ -10,15 +10,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from course_utils.attention import causal_mask, scaled_dot_product_attention
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     call_for_tensor,
     draw,
     expect_shape,
     name_mistake,
     same,
 )
+from course_utils.attention import causal_mask, scaled_dot_product_attention
 
 __all__ = [
     "Verdict",

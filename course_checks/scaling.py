@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     as_number,
     call,
     call_for_tensor,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.checks import Wrong
-from course_utils.checks.guard import kind_of
+from course_checks import Wrong
+from course_checks.guard import kind_of
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

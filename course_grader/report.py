@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from course_grader.scoring import Graded, Scored
 from course_utils.files import write_whole
-from course_utils.grading.scoring import Graded, Scored
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.attention import causal_mask, scaled_dot_product_attention
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     as_number,
     as_tensor,
     call,
@@ -23,6 +22,7 @@ from course_utils.checks.answers import (
     near,
     same,
 )
+from course_utils.attention import causal_mask, scaled_dot_product_attention
 from course_utils.sampling import keep_top_k, keep_top_p
 
 __all__ = [

@@ -4,18 +4,18 @@ import secrets
 import sys
 from pathlib import Path
 
-import course_utils
-from course_utils.grading import report
-from course_utils.grading.sandbox import Limits
-from course_utils.grading.scoring import Graded, grade_submission
-from course_utils.grading.submissions import (
+import course_checks
+from course_grader import report
+from course_grader.sandbox import Limits
+from course_grader.scoring import Graded, grade_submission
+from course_grader.submissions import (
     Assignment,
     find_submissions,
     identical,
     read_assignments,
 )
 
-PACKAGE = Path(course_utils.__file__).resolve().parent
+PACKAGE = Path(course_checks.__file__).resolve().parent
 
 
 def assignments() -> dict[str, Assignment]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from course_utils.checks import Verdict, Wrong, check
+from course_checks import Verdict, Wrong, check
 
 __all__ = [
     "Verdict",

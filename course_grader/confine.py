@@ -24,15 +24,12 @@ _CAPABILITIES_V3 = 0x20080522  # <linux/capability.h>
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine(
-    home: Path, visible: Sequence[str], hidden: Sequence[str], memory: int, seconds: int
-) -> dict[str, str]:
+def confine(home: Path, visible: Sequence[str], memory: int, seconds: int) -> dict[str, str]:
     """Give up rights: files, network, user, resources. The working folder becomes an empty one.
 
     Args:
         home: an empty folder; where files can be hidden, the worker's whole world is built on it.
         visible: what can be read beside the system's own folders.
-        hidden: what is empty although it lies in ``visible``.
         memory: bytes of address space. seconds: of processor time.
 
     Returns:
@@ -42,7 +39,7 @@ def confine(
     try:
         if not own_processes:
             raise PermissionError(0, "namespaces are not permitted here")
-        _new_root(home, visible, hidden)
+        _new_root(home, visible)
         files = "only Python, its libraries and the course, read-only"
     except OSError as error:
         os.chdir(home)
@@ -77,7 +74,7 @@ def _mount(source: str, target: str, kind: bytes | None, flags: int, data: bytes
     _call("mount", os.fsencode(source), os.fsencode(target), kind, flags, data)
 
 
-def _new_root(home: Path, visible: Sequence[str], hidden: Sequence[str]) -> None:
+def _new_root(home: Path, visible: Sequence[str]) -> None:
     """Make ``home`` the root of the file system, with what is visible and an empty /tmp."""
     root = os.fspath(home)
     _mount("tmpfs", root, b"tmpfs", 0, b"mode=755,size=1m")
@@ -96,8 +93,6 @@ def _new_root(home: Path, visible: Sequence[str], hidden: Sequence[str]) -> None
             Path(target).touch()
         _mount(path, target, None, _BIND | _RECURSIVE)
         shown.append(path)
-    for path in hidden:
-        _mount("tmpfs", root + path, b"tmpfs", 0, b"mode=755,size=4k")
     for name in ("tmp", "proc"):
         os.mkdir(f"{root}/{name}")
     with contextlib.suppress(OSError):  # not permitted in some containers; not needed either

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import protocol
-from course_utils.grading.confine import confine
+from course_grader import protocol
+from course_grader.confine import confine
 
+#: Of ``course_checks`` only what a notebook needs beside the checks exists in this process.
+_KNOWN = ("course_checks.assignments", "course_checks.homework")
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
@@ -69,9 +71,9 @@ def _is_about_checks(part: ast.stmt) -> bool:
     if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
         return ast.unparse(part.value.func).split(".")[-1].startswith("check_")
     if isinstance(part, ast.ImportFrom):
-        return (part.module or "").startswith("course_utils.checks")
+        return (part.module or "").startswith("course_checks.") and part.module not in _KNOWN
     if isinstance(part, ast.Import):
-        return any(name.name.startswith("course_utils.checks") for name in part.names)
+        return any(name.name.startswith("course_checks.") for name in part.names)
     return False
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import as_tensor, call, draw, name_mistake, same
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import as_tensor, call, draw, name_mistake, same
 
 __all__ = [
     "Verdict",

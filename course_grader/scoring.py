@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils import checks
-from course_utils.checks import Verdict, Wrong
-from course_utils.grading import extra_checks, protocol
-from course_utils.grading.sandbox import Limits, StudentError, Worker, WorkerLost
-from course_utils.grading.submissions import Exercise, Submission
+import course_checks
+from course_checks import Verdict, Wrong
+from course_grader import extra_checks, protocol
+from course_grader.sandbox import Limits, StudentError, Worker, WorkerLost
+from course_grader.submissions import Exercise, Submission
 
 MAX_RESTARTS = 4  # of a worker that a submission ends or hangs
 PUBLIC_ONLY = (
@@ -77,11 +77,11 @@ def grade_submission(submission: Submission, limits: Limits, seed: int) -> Grade
 
 def find_check(name: str) -> Callable[[Callable], Verdict]:
     """Return the check of that name. Raises LookupError if the course has none."""
-    for found in pkgutil.iter_modules(checks.__path__):
-        module = importlib.import_module(f"course_utils.checks.{found.name}")
+    for found in pkgutil.iter_modules(course_checks.__path__):
+        module = importlib.import_module(f"course_checks.{found.name}")
         if hasattr(module, name):
             return getattr(module, name)
-    raise LookupError(f"course_utils.checks has no {name}")
+    raise LookupError(f"course_checks has no {name}")
 
 
 def _score(exercise: Exercise, session: "_Session", seed: int) -> Scored:

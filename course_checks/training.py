@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import as_number, name_number, near
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import as_number, name_number, near
 from course_utils.gpt import GPT, GPTConfig
 
 __all__ = [

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from IPython.display import display
 
-from course_utils.assignments import assignments
-from course_utils.checks import record
+from course_checks import record
+from course_checks.assignments import assignments
 
-#: The chapters with exercises, and the module of ``course_utils.checks`` that holds theirs.
+#: The chapters with exercises, and the module of ``course_checks`` that holds theirs.
 CHAPTERS = {
     "sequences": "1. Sequences and language models",
     "tokenization": "2. Tokenization",
@@ -118,9 +118,9 @@ class Status:
 @functools.cache
 def _checks_of(module: str) -> tuple[str, ...]:
     """Return the checks of a module in their order, read without importing what it needs."""
-    spec = importlib.util.find_spec(f"course_utils.checks.{module}")
+    spec = importlib.util.find_spec(f"course_checks.{module}")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"there is no module course_utils.checks.{module}")
+        raise ModuleNotFoundError(f"there is no module course_checks.{module}")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     names = [part.name for part in tree.body if isinstance(part, ast.FunctionDef)]
     return tuple(name for name in names if name.startswith("check_"))

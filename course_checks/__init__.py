@@ -9,7 +9,7 @@ import html
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from course_utils.checks import guard, record
+from course_checks import guard, record
 
 
 class Wrong(Exception):
@@ -46,8 +46,8 @@ def check(tests: Callable[[Callable], str]) -> Callable[[Callable], Verdict]:
     grader that runs answers in a process of their own.
 
     An answer may raise anything, hang, recurse, print a flood or call ``sys.exit``: see
-    :mod:`course_utils.checks.guard`. In a notebook the verdict is recorded, see
-    :mod:`course_utils.checks.record`.
+    :mod:`course_checks.guard`. In a notebook the verdict is recorded, see
+    :mod:`course_checks.record`.
     """
 
     @functools.wraps(tests)

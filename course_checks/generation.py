@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.attention import scaled_dot_product_attention
-from course_utils.checks import Verdict, Wrong, check
-from course_utils.checks.answers import (
+from course_checks import Verdict, Wrong, check
+from course_checks.answers import (
     as_tensor,
     call_for_tensor,
     draw,
@@ -21,6 +20,7 @@ from course_utils.checks.answers import (
     name_mistake,
     same,
 )
+from course_utils.attention import scaled_dot_product_attention
 from course_utils.sampling import keep_top_k
 
 __all__ = [

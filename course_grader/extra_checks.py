@@ -4,7 +4,7 @@ They are drawn from a number that each grading run chooses anew (``--seed`` repe
 answer that only knows the inputs of the public check gets half of its points. What is right comes
 from torch, from ``course_utils`` or from a few plain lines here, computed in the grader's process.
 
-Each function takes the answer and the seed, and raises :class:`~course_utils.checks.Wrong`. They
+Each function takes the answer and the seed, and raises :class:`~course_checks.Wrong`. They
 ask for nothing that the exercise's text does not promise; to diagnose is the public check's job.
 """
 
@@ -19,10 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.attention import causal_mask, scaled_dot_product_attention
-from course_utils.attention_views import head_statistics
-from course_utils.checks import Wrong
-from course_utils.checks.answers import (
+from course_checks import Wrong
+from course_checks.answers import (
     as_number,
     as_tensor,
     call,
@@ -31,6 +29,8 @@ from course_utils.checks.answers import (
     near,
     same,
 )
+from course_utils.attention import causal_mask, scaled_dot_product_attention
+from course_utils.attention_views import head_statistics
 from course_utils.optimizers import AdamW
 from course_utils.sampling import keep_top_k, keep_top_p
 

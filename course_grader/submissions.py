@@ -43,7 +43,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One homework, as ``course_utils/homework.toml`` describes it."""
+    """One homework, as ``course_checks/homework.toml`` describes it."""
 
     key: str
     title: str
@@ -112,7 +112,7 @@ def read_assignments(path: Path, notebooks: Path) -> dict[str, Assignment]:
     """Return the homework by its key.
 
     Args:
-        path: the table of points, such as ``course_utils/homework.toml``.
+        path: the table of points, such as ``course_checks/homework.toml``.
         notebooks: the folder with the notebooks as students get them.
     """
     entries = tomllib.loads(path.read_text(encoding="utf-8"))

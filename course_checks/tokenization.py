@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from course_checks import Wrong, check
 from course_utils.bpe import BPETokenizer, merge_pair
-from course_utils.checks import Wrong, check
 
 Words = dict[tuple[str, ...], int]
 
