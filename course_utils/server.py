@@ -5,6 +5,7 @@ Each refusal has the same form: JSON with a code for programs and three sentence
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from email.message import Message
 from http import HTTPStatus
@@ -135,6 +136,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         """Print the greeting once requests are answered and Ctrl-C is handled."""
+        for listener in sockets or []:  # send at once: else an answer may wait for 40 ms
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await super().startup(sockets)
         with suppress(OSError):  # nobody reads it
             print(self.greeting, flush=True)

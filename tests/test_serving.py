@@ -16,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import nbformat
+import psutil
 import pytest
 import torch
+from jupyter_client import KernelManager
 
 from course_utils import sampling, serve_command, server
 from course_utils.bpe import BPETokenizer
@@ -337,6 +340,13 @@ def test_after_all_that_it_still_answers(address):
         httpx.post(f"{address}/generate", json=body)
     assert httpx.get(f"{address}/health").json()["status"] == "ok"
     assert ask(address, prompt="a", max_new_tokens=2).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/nowhere"])
+def test_an_answer_is_sent_at_once(address, path):
+    with httpx.Client(trust_env=False) as client:
+        seconds = [client.get(address + path).elapsed.total_seconds() for _ in range(20)]
+    assert min(seconds) < 0.03  # without TCP_NODELAY each but the first waits for 0.04
 
 
 # --- many requests -------------------------------------------------------------------------------
@@ -744,6 +754,22 @@ def test_a_wrong_address_is_said_before_anything_is_loaded(arguments):
     assert (process.returncode, output, len(errors.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.parametrize(
+    "missing", [("fastapi",), ("uvicorn",), ("prometheus_client",), ("fastapi", "uvicorn")]
+)
+def test_a_missing_package_is_a_sentence_with_the_way_out(missing):
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing}))\n"
+        "from course_utils.__main__ import main; sys.exit(main(['serve', '--port', '0']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    packages = " ".join(missing).replace("_", "-")
+    assert done.stderr.endswith(f"-m pip install {packages}\n")
+
+
 HOSTS = {
     "127.0.0.1": "http://127.0.0.1:",
     "127.0.0.2": "http://127.0.0.2:",
@@ -807,6 +833,68 @@ def test_the_server_ends_with_the_program_that_started_it(then):
     finally:
         parent.kill()
         parent.communicate()
+
+
+@pytest.fixture
+def chapter():
+    """Give the chapter's cells about its server, and a kernel that is ready to run them."""
+    notebook = nbformat.read(ROOT / "notebooks/10_from_model_to_product.ipynb", as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    (first,) = (n for n, source in enumerate(cells) if "--until-eof" in source)
+    (last,) = (n for n, source in enumerate(cells) if "server.wait" in source)
+    manager = KernelManager()
+    manager.start_kernel(cwd=str(ROOT / "notebooks"))
+    client = manager.blocking_client()
+    client.start_channels()
+
+    def run(source):
+        said = []
+        reply = client.execute_interactive(source, timeout=120, output_hook=said.append)["content"]
+        assert reply["status"] == "ok", reply
+        return "".join(message["content"].get("text", "") for message in said)
+
+    imports = "import httpx, json, re, subprocess, sys, tempfile, time\nfrom pathlib import Path\n"
+    run(imports + "workplace = tempfile.TemporaryDirectory(); folder = Path(workplace.name)")
+    try:
+        yield run, cells[first], cells[last], manager
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def servers(kernel):
+    children = psutil.Process(kernel.provisioner.pid).children()
+    return [
+        child
+        for child in children
+        if child.status() != psutil.STATUS_ZOMBIE and "course_utils" in child.cmdline()
+    ]
+
+
+def test_the_chapters_server_is_one_never_waits_for_a_reader_and_stops(chapter):
+    run, start, end, kernel = chapter
+    run(start)
+    run(start)
+    wait_for(lambda: len(servers(kernel)) == 1)
+    many = "for _ in range(2000): client.post('/generate', json={'prompt': ''})"
+    run(many)  # each writes a line; a pipe that nobody reads holds 770 of them
+    assert "'ok'" in run("print(client.get('/health').json())")
+    assert "refused: bad_field" in run(end)
+    assert servers(kernel) == []
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "restart"])
+def test_the_chapters_server_ends_with_its_kernel(chapter, how):
+    run, start, _, kernel = chapter
+    run(start)
+    (server,) = servers(kernel)
+    if how == "kill":
+        os.kill(kernel.provisioner.pid, signal.SIGKILL)
+    elif how == "exit":
+        kernel.shutdown_kernel()
+    else:
+        kernel.restart_kernel(now=True)
+    server.wait(20)  # raises when it goes on
 
 
 OUTPUTS = {
