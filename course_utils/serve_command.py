@@ -112,16 +112,32 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     from course_utils.server import Server
     from course_utils.serving import make_app
 
+    device = pick_device()
     theirs, tokenizer, card = pretrained.load(options.model)
-    model = weights.from_transformers(theirs).to(pick_device())
+    model = weights.from_transformers(theirs).to(device)
     tokenizer.model_max_length = 10**9  # it would warn about what the server refuses anyway
     stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    _allow_connections()
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for the app
     if options.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     title = card.title.encode("ascii", "backslashreplace").decode()  # any terminal can show it
     greeting = f"{title} answers on {url_of(listener)} (POST /generate). Ctrl-C stops it."
     Server(make_app(model, tokenizer, stop=stop), greeting).run(sockets=[listener])
+
+
+def _allow_connections(n: int = 10_000) -> None:
+    """Let this process have ``n`` connections at once, or as many as the system allows.
+
+    Each counts as an open file, of which a process may have few at first: 256 on macOS.
+    """
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = n if most == resource.RLIM_INFINITY else min(n, most)
+        if few != resource.RLIM_INFINITY and few < allowed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 def _stop_at_eof() -> None:

@@ -73,7 +73,7 @@ def _check_media_type(request: Request) -> None:
 class TimedHTTP(H11Protocol):
     """HTTP as uvicorn speaks it, and a limit in seconds for the arrival of a request.
 
-    Without the limit, a client that sends a byte a second, or stops half way, would hold its
+    Without the limit, a client that sends a byte a second, or stops halfway, would hold its
     connection for ever.
     """
 
@@ -101,28 +101,28 @@ class TimedHTTP(H11Protocol):
 
     def too_slow(self) -> None:
         """Hang up; say why, unless nothing has come at all."""
-        expected = f"all of it within {self.seconds:g} seconds"
-        if self.half_read():
-            wrong = "the request did not arrive in time"
-            self.refuse(Refusal(408, "too_slow", wrong, expected, "Send it again without a pause."))
-        self.transport.close()
+        wrong, expected = "the request did not arrive in time", f"within {self.seconds:g} seconds"
+        refusal = Refusal(408, "too_slow", wrong, expected, "Send it again without a pause.")
+        self.hang_up(refusal if self.half_read() else None)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; uvicorn calls it."""
-        self.refuse(Refusal(400, "not_http", msg, "a request in HTTP/1.1", "Use an HTTP client."))
-        self.transport.close()
+        advice = "Use an HTTP client."
+        self.hang_up(Refusal(400, "not_http", msg, "a request in HTTP/1.1", advice))
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Send a refusal, unless an answer has begun."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return
-        body = json.dumps(refusal.body).encode()
-        headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
-        headers += [("connection", "close")]
-        reason = HTTPStatus(refusal.status).phrase.encode()
-        head = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
-        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+    def hang_up(self, refusal: Refusal | None) -> None:
+        """Close the connection, with a refusal as the last word unless an answer has begun."""
+        if refusal and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps(refusal.body).encode()
+            headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+            headers += [("connection", "close")]
+            reason = HTTPStatus(refusal.status).phrase.encode()
+            head = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        if self.cycle:
+            self.cycle.disconnected = True  # the app has nothing to add
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -130,12 +130,14 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, greeting: str):
         self.thread, self.greeting = app.state.thread, greeting
+        self.noted: set[str] = set()
         how = {"http": TimedHTTP, "ws": "none", "loop": "asyncio", "log_config": None}
-        # Below "error" uvicorn's log has only what clients do wrong, with no word of who or what.
+        # At lower levels uvicorn only logs clients' mistakes, without saying whose or which.
         super().__init__(uvicorn.Config(app, **how, access_log=False, log_level="error"))
 
     async def startup(self, sockets: Any = None) -> None:
         """Print the greeting once requests are answered and Ctrl-C is handled."""
+        asyncio.get_running_loop().set_exception_handler(self._note)
         for listener in sockets or []:  # send at once: else an answer may wait for 40 ms
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await super().startup(sockets)
@@ -147,6 +149,12 @@ class Server(uvicorn.Server):
         self.thread.stop(GRACE_SECONDS)
         asyncio.get_running_loop().call_later(GRACE_SECONDS + 1, self._hang_up)
         await super().shutdown(sockets)
+
+    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what the loop reports, once: too many connections would be thousands of lines."""
+        if context["message"] not in self.noted:
+            self.noted.add(context["message"])
+            loop.default_exception_handler(context)
 
     def _hang_up(self) -> None:
         for connection in list(self.server_state.connections):

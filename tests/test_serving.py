@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -535,6 +536,8 @@ RAW = {
     "a negative length": (HEAD + b"Content-Length: -5\r\n\r\n", 400, "not_http"),
     "two lengths": (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400, "not_http"),
     "no chunk": (CHUNKED + b"zz\r\n", 400, "not_http"),
+    "no chunk, no type": (b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "not_http"),
+    "no chunk, no address": (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", 400, "not_http"),
     "headers without end": (b"GET /health HTTP/1.1\r\nX: " + b"a" * 300_000, 400, "not_http"),
     "a length that is too large": (HEAD + b"Content-Length: 9999999999\r\n\r\n", 413, "body_too_large"),
     "chunks that are too large": (CHUNKED + b"3e8\r\n" + b"a" * 1000 + b"\r\n3e9\r\n" + b"a" * 1001 + b"\r\n", 413, "body_too_large"),
@@ -932,6 +935,31 @@ def test_nothing_printed_ends_the_server(how):
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("few", "most", "n_clients"), [(200, 200, 400), (256, 2048, 600), (1024, 4096, 1500)]
+)
+def test_more_clients_than_open_files(few, most, n_clients):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[0] < n_clients + 200:
+        pytest.skip("this process may not have so many connections itself")
+    process = command("--port", "0", preexec_fn=limit)
+    with contextlib.ExitStack() as stack:
+        try:
+            address = address_in(process.stdout.readline())
+            for _ in range(n_clients):
+                stack.enter_context(connect(address))
+            health = httpx.get(f"{address}/health", timeout=60)  # a place is free in 10 s
+            assert health.json()["status"] == "ok"
+            assert health.elapsed.total_seconds() < (60 if n_clients > most else 5)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+    assert len(log.splitlines()) < 10
 
 
 def test_a_line_end_in_a_request_forges_no_line_of_the_log(address, caplog):
