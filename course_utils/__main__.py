@@ -5,12 +5,12 @@ import logging
 import sys
 from pathlib import Path
 
-from course_utils import assets, doctor
+from course_utils import settings, terminal
 
 
 def fetch(names: list[str], chapters_only: bool) -> int:
     """Fetch assets ahead of a class; return 1 if something that a chapter needs is missing."""
-    from course_utils import pretrained
+    from course_utils import assets, pretrained
 
     manifest = assets.manifest()
     stand_ins = {asset.stand_in for asset in manifest.values()}
@@ -36,18 +36,19 @@ def fetch(names: list[str], chapters_only: bool) -> int:
 
 def serve(name: str, host: str, port: int) -> int:
     """Serve a model until Ctrl-C; return 1 if it cannot be had or the port is taken."""
-    from course_utils import pretrained, serving, weights
+    from course_utils import assets, pretrained, serving, weights
     from course_utils.device import pick_device
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
+        device = pick_device()
         theirs, tokenizer, card = pretrained.load(name)
-        model = weights.from_transformers(theirs).to(pick_device())
+        model = weights.from_transformers(theirs).to(device)
         tokenizer.model_max_length = 10**9  # it would warn about what the server refuses anyway
         stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         app = serving.make_app(model, tokenizer, stop=stop)
         serving.run(app, host, port, card.title)
-    except assets.AssetError as error:
+    except (assets.AssetError, settings.SettingError) as error:
         print(error, file=sys.stderr)
     except OSError as error:
         advice = "Is it taken? --port 0 finds a free one."
@@ -114,6 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     grading.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        from course_utils import doctor
+
+        return doctor.main()
+    for sentence in (*(refused := settings.refused()), *settings.odd()):
+        print(sentence, file=sys.stderr)
+    if refused:
+        return 2
     if options.command == "grade":
         limits = options.limit_seconds, options.limit_memory
         return grade(options.submissions, options.out, *limits, options.seed)
@@ -123,8 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
         return train_command.run(options)
     if options.command == "serve":
         return serve(options.model, options.host, options.port)
-    if options.command == "doctor":
-        return doctor.main()
+    from course_utils import assets
+
     if unknown := set(options.names) - set(assets.manifest()):
         parser.error(
             f"no asset is called {', '.join(sorted(unknown))}; "
@@ -134,4 +143,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))
