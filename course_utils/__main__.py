@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from course_utils import assets, doctor
+from course_utils import settings, terminal
 
 
 def fetch(names: list[str], chapters_only: bool) -> int:
     """Fetch assets ahead of a class; return 1 if something that a chapter needs is missing."""
-    from course_utils import pretrained
+    from course_utils import assets, pretrained
 
     manifest = assets.manifest()
     stand_ins = {asset.stand_in for asset in manifest.values()}
@@ -93,6 +93,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     grading.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        from course_utils import doctor
+
+        return doctor.main()
+    for sentence in (*(refused := settings.refused()), *settings.odd()):
+        print(sentence, file=sys.stderr)
+    if refused:
+        return 2
     if options.command == "grade":
         limits = options.limit_seconds, options.limit_memory
         return grade(options.submissions, options.out, *limits, options.seed)
@@ -104,8 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
         from course_utils import serve_command
 
         return serve_command.run(options)
-    if options.command == "doctor":
-        return doctor.main()
+    from course_utils import assets
+
     if unknown := set(options.names) - set(assets.manifest()):
         parser.error(
             f"no asset is called {', '.join(sorted(unknown))}; "
@@ -115,4 +123,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))
