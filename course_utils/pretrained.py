@@ -296,6 +296,8 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         _save(model, tokenizer, partial)
+        for path in (partial, *partial.iterdir()):  # made by some for their owner only
+            assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except OSError:
