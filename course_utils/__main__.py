@@ -1,7 +1,6 @@
 """python -m course_utils doctor | fetch | train | serve | grade"""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -35,30 +34,6 @@ def fetch(names: list[str], chapters_only: bool) -> int:
             stands_in = f"{found} stands in ({reason})" if found != name else manifest[name].title
             print(f"✓ {name}: {stands_in}")
     return int(missing_for_chapters)
-
-
-def serve(name: str, host: str, port: int) -> int:
-    """Serve a model until Ctrl-C; return 1 if it cannot be had or the port is taken."""
-    from course_utils import assets, pretrained, serving, weights
-    from course_utils.device import pick_device
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        device = pick_device()
-        theirs, tokenizer, card = pretrained.load(name)
-        model = weights.from_transformers(theirs).to(device)
-        tokenizer.model_max_length = 10**9  # it would warn about what the server refuses anyway
-        stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        app = serving.make_app(model, tokenizer, stop=stop)
-        serving.run(app, host, port, card.title)
-    except (assets.AssetError, settings.SettingError) as error:
-        print(error, file=sys.stderr)
-    except OSError as error:
-        advice = "Is it taken? --port 0 finds a free one."
-        print(f"cannot listen on {host}, port {port}: {error}. {advice}", file=sys.stderr)
-    else:
-        return 0
-    return 1
 
 
 def grade(submissions: Path, out: Path, seconds: float, memory_gb: float, seed: int | None) -> int:
@@ -100,9 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--resume", action="store_true", help="go on, if --out has a checkpoint")
     serving = commands.add_parser("serve", help="answer POST /generate with a model's text")
     serving.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
-    serving.add_argument("--port", type=int, default=8000, help="0 takes any free one")
+    serving.add_argument("--port", default="8000", help="0 takes any free one")
     serving.add_argument(
         "--host", default="127.0.0.1", help="default: this machine only. 0.0.0.0 lets others in"
+    )
+    serving.add_argument(
+        "--until-eof", action="store_true", help="also stop when standard input ends"
     )
     grading = commands.add_parser("grade", help="grade a folder of homework, see grading.md")
     grading.add_argument("submissions", type=Path, help="holds a folder for each student")
@@ -134,7 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         return train_command.run(options)
     if options.command == "serve":
-        return serve(options.model, options.host, options.port)
+        from course_utils import serve_command
+
+        return serve_command.run(options)
     from course_utils import assets
 
     if unknown := set(options.names) - set(assets.manifest()):
