@@ -16,13 +16,26 @@ def assignments() -> dict[str, dict]:
     return tomllib.loads(POINTS.read_text(encoding="utf-8"))
 
 
+def known(assignment: str) -> str:
+    """Return the assignment's name as the table has it, without regard to case and spaces.
+
+    Raises:
+        ValueError: there is no such assignment.
+    """
+    name = assignment.lower().replace(" ", "")
+    if name not in assignments():
+        names = ", ".join(assignments())
+        raise ValueError(f"there is no assignment {assignment!r}; there are {names}.")
+    return name
+
+
 def overview(assignment: str) -> None:
     """Display what an assignment, such as ``"hw1"``, asks for: each task, who checks it, points.
 
     Raises:
-        KeyError: no assignment has this name.
+        ValueError: no assignment has this name.
     """
-    chosen = assignments()[assignment]
+    chosen = assignments()[known(assignment)]
     rows = [
         {"task": f"Exercise {number}: {task['function']}", "checked by": "the machine, at once"}
         | {"points": task["points"]}
@@ -45,8 +58,22 @@ def answered(*answers: Callable) -> bool:
         if answered(softmax):
             print(softmax(logits))
     """
-    missing = [a for a in answers if "NotImplementedError" in a.__code__.co_names]
+    missing = [a for a in answers if _is_a_stub(a)]
     if missing:
         names = ", ".join(f"`{a.__name__}`" for a in missing)
         plots.say(f"*This cell waits for {names}: write the answer above, then run it again.*")
     return not missing
+
+
+def _is_a_stub(answer: Callable) -> bool:
+    """Return True for a function that raises NotImplementedError in its own code.
+
+    Raises:
+        TypeError: it is no function but a result.
+    """
+    if not callable(answer):
+        raise TypeError(
+            f"answered needs your functions themselves and got {answer!r:.60}: write the "
+            "name of the function without brackets behind it."
+        )
+    return "NotImplementedError" in getattr(getattr(answer, "__code__", None), "co_names", ())
