@@ -1,16 +1,20 @@
-"""Exercises of chapter 5: scaled scores, causal weights, split heads, attention, cross-attention."""
+"""Exercises of chapter 5: scores, causal weights, heads, attention, cross-attention."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from course_checks import Verdict
 from course_checks.answers import draw
-from course_checks.exercises import Exercise
+from course_checks.exercises import Exercise, Way
 
 __all__ = [
+    "HIDDEN",
+    "SCALES",
     "Verdict",
     "check_attention",
     "check_causal_weights",
@@ -20,9 +24,76 @@ __all__ = [
 ]
 
 
+Scale = Callable[[Tensor, Tensor], float]
+Weights = Callable[[Tensor], Tensor]
+
+#: What query · key is divided by instead of √d_k, for query ``(B, H, T_q, d_k)``.
+SCALES: dict[str, Scale] = {
+    "The scores are not divided by √d_k, the root of the size of one head.": lambda q, k: 1,
+    "You divided by d_k. It is the standard deviation that grows, not the variance: divide by its "
+    "square root.": lambda q, k: q.shape[-1],
+    "You multiplied by √d_k: divide, so that wide heads do not get larger scores.": (
+        lambda q, k: q.shape[-1] ** -0.5
+    ),
+    "You divided by √n_embd, the width of all heads together. The sum in one score runs over one "
+    "head, so it is √d_k.": lambda q, k: math.sqrt(q.shape[1] * q.shape[-1]),
+    "You divided by the root of the number of heads; d_k is the size of one head.": (
+        lambda q, k: math.sqrt(q.shape[1])
+    ),
+    "You divided by the root of the number of queries; d_k is the last dimension.": (
+        lambda q, k: math.sqrt(q.shape[-2])
+    ),
+}
+
+
 def _lower(scores: Tensor) -> Tensor:
     """Return the causal mask of scores ``(..., T_q, T_k)``: True where a query may look."""
     return torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+
+
+def causal(scores: Tensor, axis: int = -1) -> Tensor:
+    """Return the weights in which query i sees keys 0 to i."""
+    return scores.masked_fill(~_lower(scores), -math.inf).softmax(axis)
+
+
+def _filled(value: float) -> Weights:
+    return lambda scores: scores.masked_fill(~_lower(scores), value).softmax(-1)
+
+
+#: Weights from scores ``(..., T, T)`` where the mask or the softmax is wrong.
+HIDDEN: dict[str, Weights | tuple[Weights, ...]] = {
+    "The mask is missing: a query sees what comes after it.": lambda s: s.softmax(-1),
+    "The mask came after the softmax, so the rows no longer sum to 1, and the later keys still "
+    "count in the denominator. Set their scores to -inf before it.": (
+        lambda s: s.softmax(-1) * _lower(s)
+    ),
+    "The triangle is flipped: each token sees itself and what comes later. Query i may look at "
+    "keys 0 to i, the lower triangle.": (
+        lambda s: s.masked_fill(~_lower(s).mT, -math.inf).softmax(-1)
+    ),
+    "Your mask hides the diagonal too, and row 0 allows nothing. A token may look at itself.": (
+        lambda s: s.masked_fill(~_lower(s).tril(-1), -math.inf).softmax(-1),
+        lambda s: s.masked_fill(~_lower(s).tril(-1), -1e9).softmax(-1),
+    ),
+    "Your mask is one place too wide: each token sees the next one. Query i may look at keys 0 to "
+    "i; the later ones begin at `triu(1)`.": (
+        lambda s: s.masked_fill(torch.ones_like(s).triu(2).bool(), -math.inf).softmax(-1)
+    ),
+    "Later keys got the score 0, or nearly, and so the weight exp(0) = 1 before dividing. Only "
+    "-inf gives the weight 0.": (_filled(0.0), _filled(1e-9), lambda s: s.tril().softmax(-1)),
+    "The softmax runs over the queries, and the columns sum to 1. Each query shares out its "
+    "attention among the keys: dim=-1.": lambda s: causal(s, -2),
+    "0 · (-inf) is NaN, “not a number”: do not multiply a mask by -inf, use `masked_fill` or "
+    "`torch.where`.": lambda s: (s + (~_lower(s)).float() * -math.inf).softmax(-1),
+}
+
+
+def changed(make: Callable[[Any], Way], parts: Mapping) -> dict[str, Way | tuple[Way, ...]]:
+    """Return the mistakes in which ``make`` builds a whole answer from a wrong part."""
+    return {
+        sentence: tuple(map(make, part)) if isinstance(part, tuple) else make(part)
+        for sentence, part in parts.items()
+    }
 
 
 # --- 1 ---------------------------------------------------------------------------------------
@@ -34,7 +105,7 @@ def _score_inputs(seed: int) -> list[tuple]:
     return [(draw(*q, seed=seed), draw(*k, seed=seed + 1)) for q, k in shapes]
 
 
-def _divided(by: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor], Tensor]:
+def _divided(by: Scale) -> Way:
     return lambda query, key: query @ key.mT / by(query, key)
 
 
@@ -44,28 +115,13 @@ check_scaled_scores = Exercise(
     right=lambda query, key: query @ key.mT / math.sqrt(query.shape[-1]),
     inputs=_score_inputs,
     shape="(..., T_q, T_k)",
-    mistakes={
-        "These are the bare scores: divide them by the square root of d_k.": (
-            lambda q, k: q @ k.mT
+    mistakes=changed(_divided, SCALES)
+    | {
+        "You divided by the root of the number of keys; d_k is the last dimension.": (
+            _divided(lambda q, k: math.sqrt(k.shape[-2]))
         ),
-        "You divided by d_k. It is the standard deviation that grows, not the variance: "
-        "divide by its square root.": _divided(lambda q, k: q.shape[-1]),
-        "You multiplied by √d_k: divide, so that wide heads do not get larger scores.": (
-            _divided(lambda q, k: 1 / math.sqrt(q.shape[-1]))
-        ),
-        "You divided by √n_embd, the width of all heads together. The sum in one score runs "
-        "over one head, so it is √d_k: the last dimension of query.": (
-            _divided(lambda q, k: math.sqrt(q.shape[1] * q.shape[-1])),
-            _divided(lambda q, k: math.sqrt(q.shape[-3] * q.shape[-1])),
-        ),
-        "You divided by the root of the number of queries, not of channels: d_k is the last "
-        "dimension.": _divided(lambda q, k: math.sqrt(q.shape[-2])),
-        "You divided by the root of the number of keys, not of channels: d_k is the last "
-        "dimension.": _divided(lambda q, k: math.sqrt(k.shape[-2])),
-        "You divided by the root of the first or the second dimension, a number of sentences or "
-        "heads: d_k is the last dimension.": (
-            _divided(lambda q, k: math.sqrt(q.shape[1])),
-            _divided(lambda q, k: math.sqrt(len(q))),
+        "You divided by √len(query); d_k is its last dimension, query.shape[-1].": (
+            _divided(lambda q, k: math.sqrt(len(q)))
         ),
         "Rows and columns are exchanged: one row per query, one column per key.": (
             lambda q, k: k @ q.mT / math.sqrt(q.shape[-1])
@@ -75,7 +131,7 @@ check_scaled_scores = Exercise(
         ),
         "Right for two matrices, not for more dimensions: `key.T` reverses all of them, and `mm` "
         "knows matrices only. Exchange the last two, `key.transpose(-2, -1)`, and use `@`.": (
-            lambda q, k: q.mm(k.mT) / math.sqrt(q.shape[-1]),
+            lambda q, k: q.mm(k.mT) / math.sqrt(q.shape[-1])
         ),
         "The root is taken of the scores too: only d_k goes under it.": (
             lambda q, k: (q @ k.mT / q.shape[-1]).sqrt()
@@ -88,20 +144,12 @@ check_scaled_scores = Exercise(
 # --- 2 ---------------------------------------------------------------------------------------
 
 
-def _causal(scores: Tensor) -> Tensor:
-    return scores.masked_fill(~_lower(scores), -math.inf).softmax(-1)
-
-
 def _causal_inputs(seed: int) -> list[tuple]:
     one = 2 * draw(3, 3, seed=seed)
     zero = one.fill_diagonal_(0.0)
     many = 2 * draw(2, 3, 4, 4, seed=seed + 1)
     calls = [2 * draw(2, 2, seed=seed), one, 2 * draw(6, 6, seed=seed), many, zero]
     return [(scores,) for scores in (*calls, one - 200, many + 200)]
-
-
-def _hidden_with(value: float) -> Callable[[Tensor], Tensor]:
-    return lambda scores: scores.masked_fill(~_lower(scores), value).softmax(-1)
 
 
 def _without_the_largest(scores: Tensor) -> Tensor:
@@ -112,61 +160,22 @@ def _without_the_largest(scores: Tensor) -> Tensor:
 check_causal_weights = Exercise(
     name="causal_weights",
     task="Hide what comes later, then softmax, for scores of any leading shape.",
-    right=_causal,
+    right=lambda scores: causal(scores),
     inputs=_causal_inputs,
     shape="(..., T, T)",
-    mistakes={
-        "The softmax is there, the mask is not: the upper triangle should be 0.": (
-            lambda s: s.softmax(-1)
-        ),
+    mistakes=HIDDEN
+    | {
         "These are the masked scores; the softmax is missing.": (
             lambda s: s.masked_fill(~_lower(s), -math.inf)
         ),
-        "The mask came after the softmax, so the rows no longer sum to 1, and the later keys "
-        "still count in the denominator. Set their scores to -inf before it.": (
-            lambda s: s.softmax(-1) * _lower(s),
-            lambda s: s.softmax(-1).tril(),
-        ),
-        "The triangle is flipped: each token sees itself and what comes later. Query i may look "
-        "at keys 0 to i, the lower triangle.": (
-            lambda s: s.masked_fill(~_lower(s).mT, -math.inf).softmax(-1)
-        ),
-        "The softmax runs over the wrong axis: the columns sum to 1. Each query shares out its "
-        "attention among the keys: dim=-1.": (
-            lambda s: s.masked_fill(~_lower(s), -math.inf).softmax(-2),
-            lambda s: s.masked_fill(~_lower(s), -math.inf).softmax(0),
-        ),
         "Right for one (T, T) matrix, not for (B, H, T, T): the softmax belongs over the last "
-        "dimension, dim=-1, and dim=1 is another one there.": (
-            lambda s: s.masked_fill(~_lower(s), -math.inf).softmax(1)
-        ),
+        "dimension, dim=-1.": (lambda s: causal(s, 1), lambda s: causal(s, 0)),
         "Right for one (T, T) matrix, not for (B, H, T, T): T is the last dimension, "
         "scores.shape[-1].": (
-            lambda s: s.masked_fill(~torch.ones(len(s), len(s)).tril().bool(), -math.inf).softmax(
-                -1
-            )
+            lambda s: s.masked_fill(torch.ones(len(s), len(s)).triu(1) > 0, -math.inf).softmax(-1)
         ),
-        "Later keys got the score 0, or nearly, and so the weight exp(0) = 1 before dividing. Only "
-        "-inf gives the weight 0.": (
-            _hidden_with(0.0),
-            _hidden_with(1e-9),
-            lambda s: s.tril().softmax(-1),
-        ),
-        "Later keys got a fixed small number as their score, which is not small beside all "
-        "scores: give them -inf.": (
-            _hidden_with(-10.0),
-            _hidden_with(-100.0),
-        ),
-        "Your mask hides the diagonal too, and row 0 allows nothing. A token may look at itself.": (
-            lambda s: s.masked_fill(~_lower(s).tril(-1), -math.inf).softmax(-1),
-            lambda s: s.masked_fill(~_lower(s).tril(-1), -1e9).softmax(-1),
-        ),
-        "Your mask is one place too wide: each token sees the next one. Query i may look at keys 0 "
-        "to i; the later ones begin at `triu(1)`.": (
-            lambda s: s.masked_fill(torch.ones_like(s).triu(2).bool(), -math.inf).softmax(-1)
-        ),
-        "0 · (-inf) is NaN, “not a number”: do not multiply a mask by -inf, use `masked_fill` or "
-        "`torch.where`.": lambda s: (s + (~_lower(s)).float() * -math.inf).softmax(-1),
+        "Later keys got a fixed number as their score, which is not small beside all scores: give "
+        "them -inf.": (_filled(-10.0), _filled(-100.0)),
         "You took a score of 0 for a hidden one. A real score may be 0 as well: fill where the "
         "mask says so, not where a number is 0.": (
             lambda s: s.tril().masked_fill(s.tril() == 0, -math.inf).softmax(-1)
@@ -225,8 +234,8 @@ check_split_heads = Exercise(
             lambda x, n: torch.stack(x.chunk(n, dim=-1)),
             lambda x, n: x.view(*x.shape[:2], n, -1).permute(2, 0, 1, 3),
         ),
-        "`torch.cat` joins the heads along a dimension that is there; `torch.stack(…, dim=1)` makes "
-        "a new one.": lambda x, n: torch.cat(x.chunk(n, dim=-1), dim=1),
+        "`torch.cat` joins the heads along an old dimension; `torch.stack(…, dim=1)` makes a new "
+        "one.": lambda x, n: torch.cat(x.chunk(n, dim=-1), dim=1),
         "You cut the tokens into groups; the channels, the last dimension, are to be cut.": (
             lambda x, n: torch.stack(x.tensor_split(n, dim=1), dim=1)
         ),
@@ -247,14 +256,13 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    causal: bool = False,
-    scale: float | None = None,
+    mask: bool = False,
+    scale: Scale = lambda query, key: math.sqrt(query.shape[-1]),
+    weights: Weights = causal,
     axis: int = -1,
 ) -> Tensor:
-    scores = query @ key.mT / (scale or math.sqrt(query.shape[-1]))
-    if causal:
-        scores = scores.masked_fill(~_lower(scores), -math.inf)
-    return scores.softmax(axis) @ value
+    scores = query @ key.mT / scale(query, key)
+    return (weights(scores) if mask else scores.softmax(axis)) @ value
 
 
 def _attention_inputs(seed: int) -> list[tuple]:
@@ -267,28 +275,8 @@ def _attention_inputs(seed: int) -> list[tuple]:
     return [(*small, False), *plain, (*square, False), (*small, True), (*square, True)]
 
 
-def _mask_of(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Return attention whose causal mask is ``change(mask)``; it is True where a query may look."""
-
-    def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
-        scores = query @ key.mT / math.sqrt(query.shape[-1])
-        if causal:
-            scores = scores.masked_fill(~change(_lower(scores)), -math.inf)
-        return scores.softmax(-1) @ value
-
-    return attention
-
-
-def _filled_with(hidden: float, after: bool = False) -> Callable[..., Tensor]:
-    def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
-        weights = query @ key.mT / math.sqrt(query.shape[-1])
-        if after:
-            weights = weights.softmax(-1)
-        if causal:
-            weights = weights.masked_fill(~_lower(weights), hidden)
-        return (weights if after else weights.softmax(-1)) @ value
-
-    return attention
+def _with(**parts: Any) -> Way:
+    return lambda *call: _attend(*call, **parts)
 
 
 check_attention = Exercise(
@@ -297,58 +285,33 @@ check_attention = Exercise(
     right=lambda query, key, value, causal: _attend(query, key, value, causal),
     inputs=_attention_inputs,
     shape="(B, H, T_q, d_v)",
-    mistakes={
-        "The scores are not divided by √d_k.": lambda *a: _attend(*a, scale=1),
-        "You divided by √n_embd, the width of all heads together. The scale belongs to one head: "
-        "√d_k, the last dimension of query.": (
-            lambda *a: _attend(*a, scale=math.sqrt(a[0].shape[1] * a[0].shape[-1]))
-        ),
-        "You divided by d_k; it should be its square root.": (
-            lambda *a: _attend(*a, scale=a[0].shape[-1])
-        ),
-        "You multiplied by √d_k instead of dividing.": (
-            lambda *a: _attend(*a, scale=1 / math.sqrt(a[0].shape[-1]))
-        ),
-        "You divided by the root of the number of tokens; d_k is the last dimension.": (
-            lambda *a: _attend(*a, scale=math.sqrt(a[0].shape[-2])),
-            lambda *a: _attend(*a, scale=math.sqrt(a[1].shape[-2])),
-        ),
+    mistakes=changed(lambda scale: _with(scale=scale), SCALES)
+    | changed(lambda weights: _with(weights=weights), HIDDEN)
+    | {
         "You divided the weights, not the scores, by √d_k: scale before the softmax.": (
-            lambda *a: _attend(*a, scale=1) / math.sqrt(a[0].shape[-1])
+            lambda *a: _attend(*a, scale=lambda q, k: 1) / math.sqrt(a[0].shape[-1])
         ),
-        "The softmax runs over the queries. Each query shares out its attention among the keys: "
-        "dim=-1.": lambda *a: _attend(*a, axis=-2),
-        "The softmax runs over the heads or the batch. Each query shares out its attention among "
-        "the keys: dim=-1.": (lambda *a: _attend(*a, axis=1), lambda *a: _attend(*a, axis=0)),
+        "The softmax runs over the queries, the heads or the batch. Each query shares out its "
+        "attention among the keys: dim=-1.": tuple(
+            _with(axis=axis, weights=partial(causal, axis=axis)) for axis in (-2, 1, 0)
+        ),
         "The softmax is missing: the scores themselves were used as weights.": (
-            lambda q, k, v, causal: q @ k.mT / math.sqrt(q.shape[-1]) @ v
+            lambda q, k, v, mask: q @ k.mT / math.sqrt(q.shape[-1]) @ v
         ),
         "Query and key are exchanged: the scores are query @ keyᵀ, one row per query.": (
-            lambda q, k, v, causal: _attend(k, q, v, causal)
+            lambda q, k, v, mask: _attend(k, q, v, mask)
         ),
         "The weights multiply the keys; they should mix the values.": (
-            lambda q, k, v, causal: _attend(q, k, k, causal)
+            lambda q, k, v, mask: _attend(q, k, k, mask)
         ),
         "These are the weights, (B, H, T_q, T_k): use them to mix the values, weights @ value.": (
-            lambda q, k, v, causal: _attend(q, k, torch.eye(k.shape[-2]), causal)
+            lambda q, k, v, mask: _attend(q, k, torch.eye(k.shape[-2]), mask)
         ),
-        "causal=True changed nothing: the mask is missing.": lambda q, k, v, c: _attend(q, k, v),
         "The causal mask is on although causal is False.": (
-            lambda q, k, v, causal: _attend(q, k, v, True)
+            lambda q, k, v, mask: _attend(q, k, v, True)
         ),
         "The mask works the wrong way round: it is on when causal is False, and off when it is "
-        "True.": lambda q, k, v, causal: _attend(q, k, v, not causal),
-        "The mask came after the softmax: the weights of early tokens do not sum to 1, and later "
-        "keys still count in the denominator. Put -inf into the scores before it.": (
-            _filled_with(0.0, after=True)
-        ),
-        "The triangle is flipped: the first query sees everything and the last one only itself. "
-        "Query i may look at keys 0 to i.": _mask_of(lambda mask: mask.mT),
-        "Your mask hides the diagonal too, and row 0 allows nothing. A token may look at "
-        "itself.": _mask_of(lambda mask: mask.tril(-1)),
-        "Hidden scores were set to 0, which gives them the weight exp(0). Use -inf.": (
-            _filled_with(0.0)
-        ),
+        "True.": lambda q, k, v, mask: _attend(q, k, v, not mask),
     },
     notice="It agrees with torch's own function. The output of a query never leaves the range of "
     "the values: attention mixes, it does not amplify.",
@@ -375,6 +338,10 @@ def _cross(*take: int) -> Callable[..., Tensor]:
     return cross
 
 
+def _projected(**parts: Any) -> Way:
+    return lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, **parts)
+
+
 check_cross_attention = Exercise(
     name="cross_attention",
     task="Attention in which x asks (queries) and memory answers (keys and values).",
@@ -395,24 +362,17 @@ check_cross_attention = Exercise(
             _cross(0, 0, 1)
         ),
         "W_k and W_q are exchanged.": lambda x, m, q, k, v: _attend(x @ k, m @ q, m @ v),
-        "The scores are not divided by √d_k.": (
-            lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, scale=1)
-        ),
+        "The scores are not divided by √d_k.": _projected(scale=lambda q, k: 1),
         "You divided by √n_embd, the width of x; the scores are sums over d_k channels.": (
-            lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, scale=math.sqrt(x.shape[-1]))
+            lambda x, *rest: _projected(scale=lambda q, k: math.sqrt(x.shape[-1]))(x, *rest)
         ),
         "You divided by d_k; it should be its square root.": (
-            lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, scale=q.shape[-1])
+            _projected(scale=lambda q, k: q.shape[-1])
         ),
         "There is a causal mask here. The whole source sentence is known already: cross-attention "
-        "needs none.": lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, True),
-        "The softmax runs over the queries. Each query shares out its attention among the keys: "
-        "dim=-1.": (
-            lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, axis=-2),
-            lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, axis=1),
-        ),
-        "The softmax runs over the batch. Each query shares out its attention among the keys: "
-        "dim=-1.": lambda x, m, q, k, v: _attend(x @ q, m @ k, m @ v, axis=0),
+        "needs none.": _projected(mask=True),
+        "The softmax runs over the queries or the batch. Each query shares out its attention among "
+        "the keys: dim=-1.": tuple(_projected(axis=axis) for axis in (-2, 1, 0)),
         "These are the weights, (B, T_q, T_k): use them to mix the values.": (
             lambda x, m, q, k, v: _attend(x @ q, m @ k, torch.eye(m.shape[1]))
         ),

@@ -14,22 +14,23 @@ How to write one::
         notice="The shape stays as it is.",
     )
 
-- ``right`` says it in a few plain lines of torch or Python, like the folded solution. The names of its
-  arguments are those of the exercise's text: messages show them.
-- ``inputs(seed)`` returns several calls' arguments, from small to large: the first on which an answer
-  goes wrong is shown. Between them they must tell every mistake from what is right, for any seed;
-  put edge cases last. What they hold is what the text promises: lists only where it says so.
-- A mistake is written as a student writes it, whole and plain, never bent to reach its sentence.
-  Several ways to one mistake stand in a tuple under one sentence. A sentence says what was done and what
-  to do instead. If an answer that makes the mistake is told something else, the check is wrong.
-  What raises an error on every input needs no sentence: the error says it.
+- ``right`` says it in a few plain lines of torch or Python, like the folded solution. The names of
+  its arguments are those of the exercise's text: messages show them.
+- ``inputs(seed)`` returns several calls' arguments, from small to large: the first on which an
+  answer goes wrong is shown. Between them they must tell every mistake from what is right, for any
+  seed; edge cases come last. They hold what the text promises: lists only where it says so.
+- A mistake is written as a student writes it, plainly, never bent to reach its sentence. Several
+  ways to one mistake stand in a tuple under one sentence, which says what was done and what to do
+  instead. If an answer that makes the mistake is told something else, the check is wrong. What
+  raises an error on every input needs no sentence: the error says it.
 - ``use(answer, *arguments)`` is for what is not one call: a loop of steps with a state, many draws.
   It returns a number, a tensor, a list, or a dict of those whose keys are words of the message.
 - ``also(answer, seed)`` is for what no comparison of results can say; it raises Wrong.
 
-How an answer is judged, see ``judge``: first all results are compared with the right ones. If some differ, a
-mistake explains the answer if it agrees wherever the mistake itself shows; the one that shows most often
-wins. Only then come shape, type and general remarks, and in the end the smallest input.
+How an answer is judged: all results are compared with the right ones first. If some differ, a
+mistake explains the answer if it agrees wherever the mistake itself shows; the one that shows most
+often wins. A mistake that has another one beside it must explain the first wrong result and half of
+them. Only then come general remarks on shape and type, and the smallest input that goes wrong.
 """
 
 import functools
@@ -142,14 +143,22 @@ class Exercise:
     def _mistake(self, seed: int, found: list[Outcome], wrong: list[int]) -> str:
         """Return the sentence of the mistake that explains the answer best, if any does."""
         best, explained = "", (False, 0)
+        calls, _ = _right_results(self, seed)
         for sentence, made, shows in _made_by_mistakes(self, seed):
             agrees = [n for n in shows if alike(found[n], made[n], self.tolerance)]
-            if wrong[0] not in agrees or (agrees != shows and 2 * len(agrees) < len(wrong)):
-                continue
-            if all(one.error for one in made):  # no evidence: other mistakes may raise it as well
-                continue
-            if (agrees == shows, len(agrees)) > explained:
-                best, explained = sentence, (agrees == shows, len(agrees))
+            whole = agrees == shows and not all(one.error for one in made)
+            if (
+                not whole
+            ):  # beside another mistake: errors alike prove nothing, they have many causes
+                agrees = [n for n in agrees if not made[n].error]
+                if 2 * len(agrees) < len(wrong) or not (
+                    agrees == wrong or set(shows) <= set(wrong)
+                ):
+                    continue
+            if wrong[0] in agrees and (whole, len(agrees)) > explained:
+                right_elsewhere = not set(shows) <= set(wrong)
+                given = f"Right for some inputs, but with {show_input(calls[wrong[0]])}: "
+                best, explained = given * right_elsewhere + sentence, (whole, len(agrees))
         return best
 
     def _general(

@@ -9,15 +9,19 @@ from torch import Tensor
 
 from course_checks import Verdict, Wrong
 from course_checks.answers import as_tensor, draw
-from course_checks.exercises import Exercise
+from course_checks.exercises import Exercise, Way
 
 __all__ = [
+    "FILTERED",
+    "NUCLEI",
     "Verdict",
     "check_cached_step",
     "check_greedy_loop",
     "check_keep_top_k",
     "check_nucleus",
     "check_temper",
+    "nucleus",
+    "top_k",
 ]
 
 INF = math.inf
@@ -224,8 +228,34 @@ def _threshold(logits: Tensor, k: int) -> Tensor:
     return logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
 
 
-def _top_k(logits: Tensor, k: int, fill: float = -INF) -> Tensor:
+def top_k(logits: Tensor, k: int, fill: float = -INF) -> Tensor:
+    """Return the logits with all below the k-th largest of the row at ``fill``."""
     return logits.masked_fill(logits < _threshold(logits, k), fill)
+
+
+#: Logits ``(..., V)`` of which something else is left than the k largest of each row.
+FILTERED: dict[str, Way | tuple[Way, ...]] = {
+    "You kept the k smallest logits.": (
+        lambda z, k: z.masked_fill(z > -_threshold(-z, k), -INF),
+        lambda z, k: -top_k(-z, k),
+    ),
+    "The others got 0, and exp(0) = 1 is not nothing: a logit of 0 is a fair chance. Only -inf "
+    "gives the probability 0.": lambda z, k: top_k(z, k, 0.0),
+    "The k-th token is gone: `<=` removes the threshold itself; use `<`.": (
+        lambda z, k: z.masked_fill(z <= _threshold(z, k), -INF)
+    ),
+    "You kept one too many: the threshold is the k-th largest, topk(k).values[..., -1].": (
+        lambda z, k: top_k(z, k + 1)
+    ),
+    "top_k was taken over the whole batch; each row has a threshold of its own.": (
+        lambda z, k: z.masked_fill(z < z.flatten().topk(min(k, z.shape[-1])).values[-1], -INF)
+    ),
+    "The threshold of the first row was taken for all of them. Each row has its own: keep the "
+    "dimension, values[..., -1:].": (
+        lambda z, k: z.masked_fill(z < _threshold(z, k).flatten()[0], -INF)
+    ),
+    "top_k changed nothing.": lambda z, k: z,
+}
 
 
 def _infinite(answer: Callable, logits: Tensor, k: int) -> Any:
@@ -255,46 +285,29 @@ def _exactly_k(logits: Tensor, k: int) -> Tensor:
 check_keep_top_k = Exercise(
     name="keep_top_k",
     task="The logits with all but the k largest at -inf; ties with the k-th stay.",
-    right=lambda logits, k: _top_k(logits, k),
+    right=lambda logits, k: top_k(logits, k),
     use=_infinite,
     inputs=_top_k_inputs,
     shape="(..., V)",
-    mistakes={
+    mistakes=FILTERED
+    | {
         "These are the k logits alone. The result must stay (V,), so that its index is still the "
         "token's id.": lambda z, k: z.topk(min(k, z.shape[-1])).values,
         "These are the ids of the tokens that stay; expected their logits, and -inf elsewhere.": (
             lambda z, k: z.topk(min(k, z.shape[-1])).indices
         ),
-        "The others got 0, and exp(0) = 1 is not nothing: a logit of 0 is a fair chance. Only -inf "
-        "gives the probability 0.": lambda z, k: _top_k(z, k, 0.0),
         "You returned probabilities; expected logits, with -inf where a token is out.": (
-            lambda z, k: _top_k(z, k).softmax(-1)
+            lambda z, k: top_k(z, k).softmax(-1)
         ),
         "You returned the mask; fill the logits with -inf where it says so.": (
             lambda z, k: z >= _threshold(z, k),
             lambda z, k: z < _threshold(z, k),
         ),
-        "You kept the k smallest logits.": lambda z, k: -_top_k(-z, k),
         "You kept what should go, and the other way round.": (
             lambda z, k: z.masked_fill(z >= _threshold(z, k), -INF)
         ),
-        "The k-th token is gone: `<=` removes the threshold itself; use `<`.": (
-            lambda z, k: z.masked_fill(z <= _threshold(z, k), -INF)
-        ),
-        "You kept one too many: the threshold is the k-th largest, topk(k).values[..., -1].": (
-            lambda z, k: _top_k(z, k + 1)
-        ),
         "You kept the first k of the vocabulary, not the k most likely.": (
             lambda z, k: z.masked_fill(torch.arange(z.shape[-1]) >= k, -INF)
-        ),
-        "Nothing was taken out.": lambda z, k: z,
-        "Right for one row; with more rows you kept the k largest of the whole batch. Each row has "
-        "a threshold of its own.": (
-            lambda z, k: z.masked_fill(z < z.flatten().topk(min(k, z.shape[-1])).values[-1], -INF)
-        ),
-        "With more than one row you took the threshold of the first for all of them. Each row has "
-        "its own: keep the dimension, values[..., -1:].": (
-            lambda z, k: z.masked_fill(z < _threshold(z, k).flatten()[0], -INF)
         ),
         "Right, but for ties: you kept k tokens, some of several equal ones, by their place in the "
         "vocabulary. Compare with the k-th value, and all that are as likely stay.": _exactly_k,
@@ -303,9 +316,9 @@ check_keep_top_k = Exercise(
             lambda z, k: z.masked_fill(z < z.topk(k, dim=-1).values[..., -1:], -INF),
             lambda z, k: z.masked_fill(z < z.sort(descending=True).values[..., k - 1, None], -INF),
         ),
-        "k is 3 whatever is asked for: use the argument.": lambda z, k: _top_k(z, 3),
+        "k is 3 whatever is asked for: use the argument.": lambda z, k: top_k(z, 3),
         "The tokens stand in sorted order: each must stay in its place, or the ids are lost.": (
-            lambda z, k: _top_k(z.sort(descending=True).values, k)
+            lambda z, k: top_k(z.sort(descending=True).values, k)
         ),
     },
     notice="k = 1 is greedy decoding, and k = V leaves everything as it is.",
@@ -314,19 +327,48 @@ check_keep_top_k = Exercise(
 # --- 4: top-p --------------------------------------------------------------------------------
 
 
-def _nucleus(
+Keep = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def nucleus(
     p: Tensor,
     top_p: float,
-    before: bool = True,
+    keep: Keep = lambda ordered, sums, top_p: sums - ordered < top_p,
     descending: bool = True,
     put_back: bool = True,
-    unit: bool = True,
 ) -> Tensor:
-    ordered, order = p.sort(descending=descending)
-    sums = ordered.cumsum(-1)
-    kept = ordered * (sums - ordered < top_p) if before else ordered * (sums <= top_p)
-    out = torch.zeros_like(p).scatter(-1, order, kept) if put_back else kept
-    return out / out.sum() if unit else out
+    """Return the probabilities of the nucleus of each row, not brought to 1."""
+    ordered, order = p.sort(-1, descending=descending)
+    kept = ordered * keep(ordered, ordered.cumsum(-1), top_p)
+    return torch.zeros_like(p).scatter(-1, order, kept) if put_back else kept
+
+
+def _up_to(ordered: Tensor, sums: Tensor, top_p: float) -> Tensor:
+    return sums <= top_p
+
+
+#: What is left of probabilities ``(..., V)`` instead of the nucleus, before it is brought to 1.
+NUCLEI: dict[str, tuple[Way, ...]] = {
+    "The token that crosses top_p is missing. The nucleus is the smallest set that reaches top_p: "
+    "keep a token if the sum before it is below top_p.": (
+        lambda p, t: nucleus(p, t, _up_to),
+        lambda p, t: nucleus(p, t, lambda ordered, sums, t: sums < t),
+    ),
+    "The probabilities stand in sorted order: put each back at its own token's place, or the ids "
+    "are lost.": (lambda p, t: nucleus(p, t, put_back=False),),
+    "You added the probabilities up in the order of the vocabulary. Sort them first: the nucleus "
+    "is made of the likeliest tokens.": (
+        lambda p, t: p * (p.cumsum(-1) - p < t),
+        lambda p, t: p * (p.cumsum(-1) <= t),
+    ),
+    "You sorted from the rarest token up, and kept the unlikely ones.": (
+        lambda p, t: nucleus(p, t, descending=False),
+        lambda p, t: nucleus(p, t, _up_to, descending=False),
+    ),
+    "You kept the tokens whose own probability is large. The nucleus is about the sum of the "
+    "largest.": (lambda p, t: p * (p >= t), lambda p, t: p * (p > 1 - t)),
+    "top_p changed nothing.": (lambda p, t: p,),
+}
 
 
 def _nucleus_inputs(seed: int) -> list[tuple]:
@@ -336,76 +378,46 @@ def _nucleus_inputs(seed: int) -> list[tuple]:
     return [(p, 0.7), (p, 0.9), (p, 0.3), (other, 0.6), (other, 0.95), (large, 0.9), (p, 1.0)]
 
 
-def _in_order(p: Tensor, top_p: float, before: bool = True) -> Tensor:
-    sums = p.cumsum(-1)
-    return p * (sums - p < top_p) if before else p * (sums <= top_p)
+def _whole(p: Tensor, top_p: float) -> Tensor:
+    return _shares(nucleus(p, top_p))
 
 
 def _one_at_least(p: Tensor, top_p: float) -> Tensor:
     """Drop the token that crosses the threshold, unless it is the only one."""
-    out = _nucleus(p, top_p, before=False)
-    return _nucleus(p, top_p) if out.isnan().any() else out
-
-
-def _both(**change: bool) -> tuple[Callable, Callable]:
-    """Return the nucleus with a change, once with the sum brought to 1 and once without."""
-    return lambda p, t: _nucleus(p, t, **change), lambda p, t: _nucleus(p, t, unit=False, **change)
+    kept = nucleus(p, top_p, _up_to)
+    return _shares(kept) if kept.any() else _whole(p, top_p)
 
 
 check_nucleus = Exercise(
     name="nucleus",
     task="The probabilities of the smallest set of likeliest tokens that reaches top_p.",
-    right=lambda p, top_p: _nucleus(p, top_p),
+    right=lambda probabilities, top_p: _whole(probabilities, top_p),
     inputs=_nucleus_inputs,
     shape="(V,)",
     mistakes={
-        "The right tokens, but they no longer sum to 1: divide by their sum.": (
-            lambda p, t: _nucleus(p, t, unit=False)
-        ),
-        "The token that crosses the threshold is missing: the nucleus reaches top_p, so that token "
-        "stays. Compare with the sum of the tokens *before* it.": (
-            *_both(before=False),
-            _one_at_least,
-        ),
-        "The numbers are right, but in sorted order: put each back at its token's place, or the "
-        "ids are lost.": _both(put_back=False),
-        "You added the probabilities up in the order of the vocabulary. Sort them first: the "
-        "nucleus is made of the most likely tokens.": (
-            lambda p, t: _shares(_in_order(p, t)),
-            _in_order,
-            lambda p, t: _shares(_in_order(p, t, before=False)),
-            lambda p, t: _in_order(p, t, before=False),
-        ),
-        "You sorted from the rarest token up, and kept the unlikely ones.": (
-            *_both(descending=False),
-            *_both(descending=False, before=False),
-        ),
-        "You kept every token with a probability of at least top_p.": (
-            lambda p, t: p * (p >= t),
-            lambda p, t: _shares(p * (p >= t)),
-        ),
-        "You kept the tokens whose own probability exceeds 1 - top_p. The nucleus is about the sum "
-        "of the largest.": (
-            lambda p, t: p * (p > 1 - t),
-            lambda p, t: _shares(p * (p > 1 - t)),
-        ),
+        sentence: (*ways, *(lambda p, t, way=way: _shares(way(p, t)) for way in ways))
+        for sentence, ways in NUCLEI.items()
+    }
+    | {
+        "The right tokens, but they no longer sum to 1: divide by their sum.": nucleus,
+        "The token that crosses top_p is missing, unless it is the first. The nucleus reaches it: "
+        "compare with the sum of the tokens *before* it.": _one_at_least,
         "You took a softmax of probabilities; divide by their sum instead.": (
-            lambda p, t: _nucleus(p, t, unit=False).softmax(-1),
-            lambda p, t: p.masked_fill(_nucleus(p, t) == 0, -INF).softmax(-1),
+            lambda p, t: nucleus(p, t).softmax(-1),
+            lambda p, t: p.masked_fill(nucleus(p, t) == 0, -INF).softmax(-1),
         ),
-        "Nothing was taken out.": lambda p, t: p,
         "One token too many: once the sum has reached top_p, no other is added.": (
-            lambda p, t: _shares(p * (p >= p[_nucleus(p, t) == 0].max())) if t < 1 else p
+            lambda p, t: _shares(p * (p >= p[nucleus(p, t) == 0].max())) if t < 1 else p
         ),
         "This is what the nucleus leaves out; it keeps the likely tokens.": (
-            lambda p, t: _shares(p * (_nucleus(p, t) == 0))
+            lambda p, t: _shares(p * (nucleus(p, t) == 0))
         ),
         "You returned the mask; expected the probabilities of what it keeps.": (
-            lambda p, t: _nucleus(p, t) > 0
+            lambda p, t: nucleus(p, t) > 0
         ),
     },
-    notice="The size of the nucleus follows the model: of 500 tokens, top_p=0.9 keeps hundreds of a "
-    "flat distribution and a handful of a peaked one.",
+    notice="The size of the nucleus follows the model: of 500 tokens, top_p=0.9 keeps hundreds of "
+    "a flat distribution and a handful of a peaked one.",
 )
 
 # --- 5: the KV cache -------------------------------------------------------------------------
@@ -483,6 +495,13 @@ def _caching_queries(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: di
     return scores.softmax(-1) @ cache["values"]
 
 
+def _queries_in_the_end(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
+    keys = cache["keys"]
+    out = _cached(x, W_q, W_k, W_v, cache)
+    cache["keys"] = torch.cat([keys, (x @ W_q)[None]])
+    return out
+
+
 def _own_value(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
     _cached(x, W_q, W_k, W_v, cache)
     return x @ W_v
@@ -530,7 +549,10 @@ check_cached_step = Exercise(
         ),
         "The cache holds the new key and value only; the older ones are gone. Append with "
         "torch.cat([old, new]).": _overwriting,
-        "You appended the query, x @ W_q, to the keys.": _caching_queries,
+        "You appended the query, x @ W_q, to the keys.": (
+            _caching_queries,
+            _queries_in_the_end,
+        ),
         "You attended before you appended: the new token must see its own key and value too.": (
             _attending_first
         ),
@@ -554,6 +576,6 @@ check_cached_step = Exercise(
         "The keys in the cache were exchanged for others, and your result did not follow. Use what "
         "is in the cache; do not compute or keep the old keys elsewhere.": _recomputing,
     },
-    notice="No mask is needed: the one query belongs to the last token, and everything in the cache "
+    notice="No mask is needed: the one query belongs to the last token, and all that is cached "
     "came before it.",
 )

@@ -29,6 +29,7 @@ ORDINARY = (
 )
 _LOW = (torch.float16, torch.bfloat16)
 _SHOWN = 12  # numbers of a result that are written out
+_SHOWN_INPUT = 120  # characters of all arguments together
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,17 @@ def observe(use: Callable, answer: Callable, given: Mapping[str, Any], right: An
     copies = copy.deepcopy(dict(given))
     try:
         result = use(answer, *copies.values())
-        value, trouble, remark = read(result, right), "", _place(result, given)
     except (NotImplementedError, RecursionError):
         raise
     except Wrong as reason:
-        value, trouble, remark = None, str(reason), ""
+        return Outcome(trouble=str(reason))
     except ORDINARY as error:
         return Outcome(error=error)
+    remark, trouble, value = _place(result, given), "", None
+    try:
+        value = read(result, right)
+    except Wrong as reason:
+        trouble = remark or str(reason)
     changed = next((name for name in given if not _equal(given[name], copies[name])), "")
     return Outcome(value, trouble, None, changed, remark)
 
@@ -221,11 +226,10 @@ def relation(pairs: Sequence[tuple[Any, Any]]) -> str:
         return ""
     found = torch.cat([found.flatten().double() for found, _ in tensors])
     right = torch.cat([right.flatten().double() for _, right in tensors])
-    usable = right.isfinite() & (right.abs() > 1e-3)
-    ratio = (found / right)[usable]
-    if len(ratio) > 1 and ratio[0] and torch.allclose(ratio, ratio[0].expand_as(ratio), 1e-3):
-        return f"Everywhere your result is {ratio[0]:.4g} times the right one. "
-    return ""
+    ratio = (found / right)[right.isfinite() & (right.abs() > 1e-3)]
+    if len(ratio) < 2 or not ratio[0] or not torch.allclose(found, right * ratio[0], 1e-3, 1e-6):
+        return ""
+    return f"Everywhere your result is {ratio[0]:.4g} times the right one. "
 
 
 _RELATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -262,8 +266,13 @@ def show(value: Any) -> str:
 
 
 def show_input(given: Mapping[str, Any]) -> str:
-    """Return the arguments by name: ``logits = [1.5, -0.3], k = 1``."""
-    return ", ".join(f"{name} = {show(value)}" for name, value in given.items())
+    """Return the arguments by name, ``logits = [1.5, -0.3], k = 1``; shapes where they are long."""
+    shown = {name: f"{name} = {show(each)}" for name, each in given.items() if not callable(each)}
+    many = sum(map(len, shown.values())) > _SHOWN_INPUT
+    for name, each in given.items():
+        if isinstance(each, Tensor) and (each.numel() > _SHOWN or (many and each.dim() > 1)):
+            shown[name] = f"{name} of shape {tuple(each.shape)}"
+    return ", ".join(shown.values())
 
 
 def difference(found: Any, right: Any, tolerance: float) -> str:
@@ -275,4 +284,4 @@ def difference(found: Any, right: Any, tolerance: float) -> str:
         near = torch.isclose(found.double(), right.double(), tolerance, tolerance, True)
         place = (~near).nonzero()[0].tolist()
         return f"at {place} expected {right[*place]:.4g}, found {found[*place]:.4g}"
-    return f"expected {show(right)}, found {show(found)}"
+    return f"expected {show(_plain(right))}, found {show(found)}"

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.nn import functional as F
 
 from course_checks import Verdict
 from course_checks.answers import draw
-from course_checks.exercises import Exercise
+from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal, changed
+from course_checks.exercises import Exercise, Way
+from course_checks.generation import FILTERED, NUCLEI, nucleus, top_k
 
 __all__ = [
     "Verdict",
@@ -40,9 +43,9 @@ def _softmax_inputs(seed: int) -> list[tuple]:
     shapes = (2,), (5,), (2, 3), (3, 3), (2, 3, 5), (4, 2, 3, 3)
     calls = [(2 * draw(*shape, seed=seed + n),) for n, shape in enumerate(shapes)]
     row = draw(2, seed=seed)
-    return [*calls, (row + 1000,), (row - 1000,), (torch.stack([row + 1000, row - 1000]),)] + [
-        (torch.tensor([0.0, 0.0, 1000.0]) + row[0],)
-    ]
+    far = torch.tensor([0.0, 0.0, 1000.0]) + row[0]
+    large = row + 1000, row - 1000, torch.stack([row + 1000, row - 1000]), far
+    return [*calls, *((logits,) for logits in large)]
 
 
 check_softmax = Exercise(
@@ -91,8 +94,8 @@ check_softmax = Exercise(
         ),
         "Right for ordinary logits, but exp(1000) overflows and exp(-1000) is 0. Subtract the "
         "largest logit of each row first: the shares stay the same.": lambda x: _shares(x.exp()),
-        "You subtracted the mean; that leaves exponents that overflow. Subtract the largest logit of "
-        "each row.": lambda x: _shares((x - x.mean(-1, keepdim=True)).exp()),
+        "You subtracted the mean; that leaves exponents that overflow. Subtract the largest logit "
+        "of each row.": lambda x: _shares((x - x.mean(-1, keepdim=True)).exp()),
         "You subtracted the largest logit of the whole tensor; in a row far below it all "
         "exponentials are 0. Subtract each row's own: max(dim=-1, keepdim=True).": (
             lambda x: _shares((x - x.max()).exp())
@@ -123,20 +126,12 @@ def _mha_inputs(seed: int) -> list[tuple]:
     return [call(*sizes) for sizes in ((1, 1, 2, 1), (1, 3, 4, 1), (2, 5, 12, 3), (3, 4, 8, 4))]
 
 
-def _later(T: int) -> Tensor:
-    return torch.ones(T, T).triu(1).bool()
-
-
 def _split(x: Tensor, n_head: int) -> Tensor:
     return x.unflatten(-1, (n_head, -1)).transpose(1, 2)  # (B, H, T, d_k)
 
 
 def _joined(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)  # (B, T, C)
-
-
-def _weights(scores: Tensor) -> Tensor:
-    return scores.masked_fill(_later(scores.shape[-1]), -INF).softmax(-1)
 
 
 def _mha(
@@ -146,22 +141,18 @@ def _mha(
     W_v: Tensor,
     W_o: Tensor,
     n_head: int,
-    weights: Callable[[Tensor], Tensor] = _weights,
-    scale: Callable[[int, int], float] = lambda C, d_k: math.sqrt(d_k),
+    weights: Weights = causal,
+    scale: Scale = lambda query, key: math.sqrt(query.shape[-1]),
     split: Callable[[Tensor, int], Tensor] = _split,
     join: Callable[[Tensor], Tensor] = _joined,
 ) -> Tensor:
     query, key, value = (split(x @ W, n_head) for W in (W_q, W_k, W_v))
-    scores = query @ key.mT / scale(x.shape[-1], query.shape[-1])
+    scores = query @ key.mT / scale(query, key)
     return join(weights(scores) @ value) @ W_o
 
 
 def _changed(**parts: Callable) -> Callable[..., Tensor]:
     return lambda *call: _mha(*call, **parts)
-
-
-def _masked(after: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda scores: after(scores.masked_fill(_later(scores.shape[-1]), -INF))
 
 
 check_multi_head_attention = Exercise(
@@ -170,34 +161,12 @@ check_multi_head_attention = Exercise(
     right=lambda x, W_q, W_k, W_v, W_o, n_head: _mha(x, W_q, W_k, W_v, W_o, n_head),
     inputs=_mha_inputs,
     shape="(B, T, C)",
-    mistakes={
-        "You divided by √n_embd, the width of all heads together. Divide by √d_k, the square root "
-        "of the size of one head, C // n_head.": _changed(scale=lambda C, d_k: math.sqrt(C)),
-        "The scores are not divided by √d_k.": _changed(scale=lambda C, d_k: 1),
-        "You divided by d_k; it should be its square root.": _changed(scale=lambda C, d_k: d_k),
-        "You divided by the root of the number of heads; d_k is the size of one head, "
-        "C // n_head.": _changed(scale=lambda C, d_k: math.sqrt(C / d_k)),
-        "The mask is missing: position 0 sees what comes after it.": (
-            _changed(weights=lambda scores: scores.softmax(-1))
-        ),
-        "The triangle is flipped: query i may look at keys 0 to i.": _changed(
-            weights=lambda s: s.masked_fill(_later(s.shape[-1]).mT, -INF).softmax(-1)
-        ),
-        "Your mask hides the diagonal too, and row 0 allows nothing. A token may look at "
-        "itself.": _changed(
-            weights=lambda s: s.masked_fill(torch.ones_like(s).triu().bool(), -INF).softmax(-1)
-        ),
-        "The mask came after the softmax, so the rows do not sum to 1. Put -inf into the scores "
-        "before it.": _changed(weights=lambda s: s.softmax(-1).tril()),
-        "Hidden scores were set to 0, which gives them the weight exp(0). Use -inf.": (
-            _changed(weights=lambda s: s.tril().softmax(-1))
-        ),
-        "The softmax runs over the queries; it belongs over the keys, dim=-1.": (
-            _changed(weights=_masked(lambda s: s.softmax(-2)))
-        ),
+    mistakes=changed(lambda scale: _changed(scale=scale), SCALES)
+    | changed(lambda weights: _changed(weights=weights), HIDDEN)
+    | {
         "The softmax runs over the heads or the batch; it belongs over the keys, dim=-1.": (
-            _changed(weights=_masked(lambda s: s.softmax(1))),
-            _changed(weights=_masked(lambda s: s.softmax(0))),
+            _changed(weights=partial(causal, axis=1)),
+            _changed(weights=partial(causal, axis=0)),
         ),
         "The softmax is missing: the scores themselves were used as weights.": (
             _changed(weights=lambda s: s.tril())
@@ -386,36 +355,17 @@ check_lm_loss = Exercise(
 # --- 4: a sampler ----------------------------------------------------------------------------
 
 
-def _below(logits: Tensor, k: int) -> Tensor:
-    """Return True where a logit is below the k-th largest of its row."""
-    return logits < logits.topk(k, dim=-1).values[:, -1:]
-
-
-def _nucleus(
-    p: Tensor,
-    top_p: float,
-    keep: Callable[[Tensor, Tensor, float], Tensor] = lambda p, sums, t: sums - p < t,
-    put_back: bool = True,
-    descending: bool = True,
-) -> Tensor:
-    """Return the nucleus of each row, not brought to 1."""
-    in_order, places = p.sort(-1, descending=descending)
-    kept = in_order * keep(in_order, in_order.cumsum(-1), top_p)
-    return torch.zeros_like(p).scatter(-1, places, kept) if put_back else kept
-
-
 def _probabilities(
     logits: Tensor,
     temperature: float,
-    top_k: int,
+    k: int,
     top_p: float,
-    cut: Callable[[Tensor, int], Tensor] = lambda z, k: z.masked_fill(_below(z, k), -INF).softmax(
-        -1
-    ),
-    nucleus: Callable[[Tensor, float], Tensor] = _nucleus,
+    cut: Way = top_k,
+    softmax: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(-1),
+    nucleus: Way = nucleus,
     unit: Callable[[Tensor], Tensor] = _shares,
 ) -> Tensor:
-    return unit(nucleus(cut(logits / temperature, top_k), top_p))
+    return unit(nucleus(softmax(cut(logits / temperature, k)), top_p))
 
 
 def _sampler(**parts: Callable) -> Callable[..., Tensor]:
@@ -427,27 +377,27 @@ def _sampler_inputs(seed: int) -> list[tuple]:
     logits, more = 2 * draw(3, V, seed=seed + 1), 2 * draw(4, 11, seed=seed + 2)
     calls = [(few, 0.5, 3, 1.0), (logits, 0.5, V, 1.0), (few, 1.0, 1, 1.0), (logits, 1.0, 3, 1.0)]
     calls += [(logits, 1.0, V, 0.8), (logits, 1.0, V, 0.1), (logits, 2.0, 5, 0.7)]
-    return [*calls, (more, 1.3, 4, 0.5), (more, 0.7, 9, 0.9), (logits + 500, 0.5, V, 1.0)]
+    return [*calls, (more, 1.3, 4, 0.5), (more, 0.7, 9, 0.9)]
 
 
-def _unfiltered(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+def _unfiltered(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
     p = (logits / temperature).softmax(-1)
-    return _shares(p * (_nucleus(p, top_p) > 0) * ~_below(logits, top_k))
+    return _shares(p * (nucleus(p, top_p) > 0) * top_k(logits, k).isfinite())
 
 
-def _nucleus_first(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    p = _shares(_nucleus((logits / temperature).softmax(-1), top_p))
-    return _shares(p * ~_below(p, top_k))
+def _nucleus_first(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    p = _shares(nucleus((logits / temperature).softmax(-1), top_p))
+    return _shares(top_k(p, k, 0.0))
 
 
-def _cold_nucleus(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    kept = _probabilities(logits, 1.0, top_k, top_p) > 0
+def _cold_nucleus(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    kept = _probabilities(logits, 1.0, k, top_p) > 0
     return _shares((logits / temperature).softmax(-1) * kept)
 
 
-def _unit_too_late(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    p = (logits / temperature).softmax(-1) * ~_below(logits, top_k)
-    return _shares(_nucleus(p, top_p))
+def _unit_too_late(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    p = (logits / temperature).softmax(-1) * top_k(logits, k).isfinite()
+    return _shares(nucleus(p, top_p))
 
 
 check_sampling_probabilities = Exercise(
@@ -458,7 +408,9 @@ check_sampling_probabilities = Exercise(
     ),
     inputs=_sampler_inputs,
     shape="(B, V)",
-    mistakes={
+    mistakes=changed(lambda cut: _sampler(cut=cut), FILTERED)
+    | changed(lambda nucleus: _sampler(nucleus=nucleus), NUCLEI)
+    | {
         "You multiplied the logits by the temperature; divide.": (
             lambda z, t, k, p: _probabilities(z, 1 / t, k, p)
         ),
@@ -470,23 +422,7 @@ check_sampling_probabilities = Exercise(
             lambda z, t, k, p: (z / t).masked_fill(_probabilities(z, t, k, p) == 0, -INF)
         ),
         "The softmax runs over the batch; it belongs over the vocabulary, dim=-1.": (
-            _sampler(cut=lambda z, k: z.masked_fill(_below(z, k), -INF).softmax(0))
-        ),
-        "top_k changed nothing.": lambda z, t, k, p: _probabilities(z, t, z.shape[-1], p),
-        "You kept the k smallest.": (
-            _sampler(cut=lambda z, k: z.masked_fill(_below(-z, k), -INF).softmax(-1))
-        ),
-        "top_k was taken over the whole batch; each row keeps its own k.": _sampler(
-            cut=lambda z, k: z.masked_fill(z < z.flatten().topk(k).values[-1], -INF).softmax(-1)
-        ),
-        "One token too few: the k-th largest itself stays. Cut below it, not at it.": _sampler(
-            cut=lambda z, k: z.masked_fill(z <= z.topk(k).values[:, -1:], -INF).softmax(-1)
-        ),
-        "One token too many: the k-th largest is number k - 1, counted from 0.": _sampler(
-            cut=lambda z, k: z.masked_fill(_below(z, min(k + 1, z.shape[-1])), -INF).softmax(-1)
-        ),
-        "The other logits were set to 0, which gives them a probability. Use -inf.": (
-            _sampler(cut=lambda z, k: z.masked_fill(_below(z, k), 0.0).softmax(-1))
+            _sampler(softmax=lambda logits: logits.softmax(0))
         ),
         "The probabilities do not sum to 1 in the end: divide each row by its sum.": (
             _sampler(unit=lambda p: p)
@@ -496,43 +432,19 @@ check_sampling_probabilities = Exercise(
         "You took a softmax of the probabilities in the end; divide each row by its sum.": (
             _sampler(unit=lambda p: p.softmax(-1))
         ),
-        "top_p changed nothing.": lambda z, t, k, p: _probabilities(z, t, k, 1.0),
-        "The probabilities stand in sorted order: put each back to its own token.": (
-            _sampler(nucleus=lambda p, t: _nucleus(p, t, put_back=False))
-        ),
-        "The token that crosses top_p is missing. The nucleus is the smallest set that reaches "
-        "top_p: keep a token if the sum before it is below top_p.": (
-            _sampler(nucleus=lambda p, t: _nucleus(p, t, lambda p, sums, t: sums < t)),
-            _sampler(nucleus=lambda p, t: _nucleus(p, t, lambda p, sums, t: sums <= t + 1e-6)),
-        ),
-        "You sorted from the rarest token up, and kept the unlikely ones.": (
-            _sampler(nucleus=lambda p, t: _nucleus(p, t, descending=False))
-        ),
-        "You added the probabilities up in the order of the vocabulary. Sort each row first: the "
-        "nucleus is made of the likeliest tokens.": (
-            _sampler(nucleus=lambda p, t: p * (p.cumsum(-1) - p < t))
-        ),
-        "You kept the tokens whose own probability exceeds 1 - top_p or reaches top_p. The nucleus "
-        "is about the sum of the largest.": (
-            _sampler(nucleus=lambda p, t: p * (p > 1 - t)),
-            _sampler(nucleus=lambda p, t: p * (p >= t)),
-        ),
-        "Each filter worked from the unfiltered distribution, or the nucleus came first. Take the nucleus of what top_k has "
-        "left, made to sum to 1: set the other logits to -inf before the softmax.": (
-            _unfiltered,
-            _unit_too_late,
-            _nucleus_first,
-        ),
+        "Each filter worked from the unfiltered distribution, or the nucleus came first. Take the "
+        "nucleus of what top_k has left, made to sum to 1: set the other logits to -inf before the "
+        "softmax.": (_unfiltered, _unit_too_late, _nucleus_first),
         "The filters worked before the temperature did. Divide the logits first.": _cold_nucleus,
     },
-    notice="top_k keeps the same number of tokens everywhere, top_p as many as the model hesitates.",
+    notice="top_k keeps the same number of tokens everywhere, top_p more when the model hesitates.",
 )
 
 # --- 5: draw ---------------------------------------------------------------------------------
 
 
 def _draw_inputs(seed: int) -> list[tuple]:
-    """Return probabilities in 16ths, which every number format holds exactly, and the u to draw by."""
+    """Return probabilities in 16ths, which all number formats hold exactly, and each row's u."""
     rng = np.random.default_rng(seed)
     row = torch.tensor([[0.25, 0.5, 0.25]])
     rows = torch.tensor([[0.25, 0.5, 0.25], [0.625, 0.125, 0.25], [0.125, 0.125, 0.75]])
@@ -565,12 +477,12 @@ check_draw = Exercise(
             lambda p, u: (p.cumsum(-1) <= u[:, None]).sum(-1) - 1,
             lambda p, u: ((p.cumsum(-1) <= u[:, None]).sum(-1) - 1).clamp(0),
         ),
-        "You compared u with the probabilities themselves; compare it with their cumulative sums.": (
+        "You compared u with the probabilities; compare it with their cumulative sums.": (
             lambda p, u: (p > u[:, None]).int().argmax(-1),
             lambda p, u: (p <= u[:, None]).sum(-1),
         ),
-        "A cumulative sum equal to u counts as above it, so that a token whose probability is 0 can "
-        "be drawn. It must be greater: u can be exactly 0.": (
+        "A cumulative sum equal to u counts as above it, so that a token of probability 0 can be "
+        "drawn. It must be greater: u can be exactly 0.": (
             lambda p, u: (p.cumsum(-1) < u[:, None]).sum(-1),
             lambda p, u: (p.cumsum(-1) >= u[:, None]).int().argmax(-1),
         ),
@@ -707,8 +619,8 @@ check_train_bpe = Exercise(
         "One merge too few: n_merges is the number of pairs to return.": (
             lambda words, n: _bpe(words, n - 1)
         ),
-        "When every word is one token there is no pair left, and your function stops with an error. "
-        "Return the merges so far.": (
+        "When every word is one token there is no pair left, and your function stops with an "
+        "error. Return the merges so far.": (
             _changed_bpe(careful=False),
             _changed_bpe(careful=False, best=lambda counts: counts.most_common(1)[0][0]),
         ),
