@@ -18,13 +18,26 @@ def assignments() -> dict[str, dict]:
     return tomllib.loads(POINTS.read_text(encoding="utf-8"))
 
 
+def known(assignment: str) -> str:
+    """Return the assignment's name as the table has it, without regard to case and spaces.
+
+    Raises:
+        ValueError: there is no such assignment.
+    """
+    name = assignment.lower().replace(" ", "")
+    if name not in assignments():
+        names = ", ".join(assignments())
+        raise ValueError(f"there is no assignment {assignment!r}; there are {names}.")
+    return name
+
+
 def overview(assignment: str) -> None:
     """Display what an assignment, such as ``"hw1"``, asks for: each task, who checks it, points.
 
     Raises:
-        KeyError: no assignment has this name.
+        ValueError: no assignment has this name.
     """
-    chosen = assignments()[assignment]
+    chosen = assignments()[known(assignment)]
     rows = [
         {"task": f"Exercise {number}: {task['function']}", "checked by": "the machine, at once"}
         | {"points": task["points"]}
@@ -55,6 +68,12 @@ def answered(*answers: Callable) -> bool:
 
 
 def _undecorated(answer: Callable) -> Callable:
+    """Return the function itself, out of its decorators and `partial`s; raise TypeError for none."""
+    if not callable(answer):
+        raise TypeError(
+            f"answered needs your functions themselves and got {answer!r:.60}: write the name of "
+            "the function without brackets behind it."
+        )
     while isinstance(answer, functools.partial):
         answer = answer.func
     return inspect.unwrap(answer)
