@@ -382,10 +382,11 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 @contextmanager
 def eval_mode(model: GPT) -> Iterator[None]:
-    """Put ``model`` in eval mode, and back into the mode it was in."""
-    was_training = model.training
+    """Put ``model`` in eval mode, and each of its modules back into the mode it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
