@@ -4,6 +4,7 @@ Each part looks by itself: what is broken is named, and the page goes on. So not
 here but what Python brings and the room of settings.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -16,10 +17,20 @@ from pathlib import Path
 
 from course_utils import __version__, settings
 
+#: The extras of pyproject.toml, and who needs them.
+EXTRAS = {
+    "embeddings": "chapter 3 needs it",
+    "metrics": "chapter 10 needs it",
+    "serving": "chapter 10 and `serve` need it",
+}
 Rows = Iterator[tuple[str, str]]
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(_options: argparse.Namespace | None = None) -> int:
     """Print the page; return 1 if a chapter cannot run on this machine as it is."""
     advice: list[str] = []
     wrong = [
@@ -179,7 +190,8 @@ def _packages(advice: list[str]) -> Rows:
     from packaging.requirements import Requirement
 
     wrong = []
-    for line in metadata.requires("course-utils") or []:
+    lines = metadata.requires("course-utils") or []
+    for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate():
             continue
@@ -189,6 +201,12 @@ def _packages(advice: list[str]) -> Rows:
             yield requirement.name, f"{version or 'missing'} (needs {line})"
     if wrong:
         advice.append(f"Install the right {', '.join(wrong)}: `pip install -r requirements.txt`.")
+    for extra, user in EXTRAS.items():
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            asked = marker and marker.evaluate({"extra": extra}) and not marker.evaluate()
+            if asked and _version(requirement.name) is None:
+                yield requirement.name, f"missing; {user}: `pip install {requirement.name}`"
     for name in ("torch", "transformers", "jupyter-book"):
         yield name, _version(name) or "not installed"
 

@@ -183,27 +183,21 @@ def load_glove():
         AssetError: the vectors cannot be had.
     """
     import numpy as np
-    import pyarrow.parquet as parquet
-    from gensim.models import KeyedVectors
 
+    try:
+        import pyarrow.parquet as parquet
+        from gensim.models import KeyedVectors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed, which word vectors need: `pip install {error.name}`. "
+            "gensim exists for Python up to 3.13 only."
+        ) from None
     folder = assets.get("glove")
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    words = parquet.read_table(folder / "index.parquet").to_pydict()
+    words = parquet.read_table(folder / "index.parquet")["index"].to_pylist()
     keyed = KeyedVectors(vectors.shape[1], count=0)
-    keyed.add_vectors(_in_order(words, len(vectors)), vectors)
+    keyed.add_vectors(words, vectors)
     return keyed
-
-
-def _in_order(columns: dict[str, list], n: int) -> list[str]:
-    """Return the words of the index by row number, whatever the order of its columns."""
-    (words,) = [values for values in columns.values() if isinstance(values[0], str)]
-    numbers = [values for values in columns.values() if isinstance(values[0], int)]
-    if not numbers:
-        return words
-    ordered = [""] * n
-    for word, row in zip(words, numbers[0], strict=True):
-        ordered[row] = word
-    return ordered
 
 
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:

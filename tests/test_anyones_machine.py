@@ -180,7 +180,7 @@ def ask(monkeypatch, capsys):
         base = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
         for name, value in {**base, **environment}.items():
             monkeypatch.setenv(name, str(value))
-        status = doctor.main()
+        status = doctor.run()
         return status, capsys.readouterr().out
 
     return run

@@ -3,8 +3,8 @@
 import contextlib
 import csv
 import json
-import os
 import math
+import os
 import shutil
 import socket
 import subprocess

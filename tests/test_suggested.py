@@ -10,8 +10,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from course_checks import suggested
 from course_checks.assignments import answered
-from course_utils import assets, suggested
+from course_utils import assets
 
 LLAMA = {"tie_word_embeddings": True}
 CONFIGS = {
