@@ -174,7 +174,7 @@ def _memory() -> str:
 
 
 def _resolves(name: str) -> bool:
-    from course_utils.assets import within
+    from course_utils.sources import within
 
     def ask() -> str | None:
         try:
@@ -242,18 +242,18 @@ def _device(advice: list[str]) -> Rows:
 
 
 def _network(advice: list[str]) -> Rows:
-    from course_utils import assets
+    from course_utils import sources
 
     if settings.is_on("HF_HUB_OFFLINE"):
         hub = "not asked, because HF_HUB_OFFLINE is set"
     else:
-        answers = assets.hub_answers()
+        answers = sources.hub()
         hub = answers.problem or "answers"
         if answers.refused:
-            advice.append(assets.TOKEN_REFUSED)
+            advice.append(sources.TOKEN_REFUSED)
             hub += "; it refuses your token, and gives public files without it"
     yield "model hub", hub
-    index = assets.index_problem() or "answers"
+    index = sources.index_problem() or "answers"
     yield "package index", index
     if not hub.startswith("answers") and index != "answers":
         advice.append(
@@ -310,7 +310,7 @@ def _changed(asset, source: dict) -> str | None:
         path = folder / file.name
         if not path.is_file():
             return f"{path} is missing"
-        if assets.sha256(path, path.stat().st_mtime_ns) != file.sha256:
+        if assets.sha256(path) != file.sha256:
             if b"\r\n" in path.read_bytes():
                 return f"{path} has other line ends than the course's: git changed them"
             return f"{path} was changed"

@@ -1,7 +1,7 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
 The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be had, that it does and what differs.
+another model that could not be fetched, that it does and what differs.
 """
 
 import html
@@ -62,7 +62,8 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            rows["Stands in for"] = f"{self.stands_in_for}, which could not be had ({self.reason})"
+            why = f"which could not be fetched ({self.reason})"
+            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
             rows["What differs"] = self.differs
         return rows
 
@@ -107,7 +108,7 @@ def load(
 
     Raises:
         KeyError: no model has this name.
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
@@ -130,7 +131,7 @@ def load_masked_lm(
     which this course trained for it (``tools/masked_words.py``).
 
     Raises:
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     found, reason = resolve("bert")
     if found == "bert":
@@ -160,7 +161,7 @@ def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2`` without a model.
 
-    GPT-2's and BERT's are the exact originals, whichever model can be had.
+    GPT-2's and BERT's are the exact originals, whichever model can be fetched.
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
@@ -180,7 +181,7 @@ def load_glove():
 
     Raises:
         ModuleNotFoundError: gensim is not installed; it has no wheel for Python 3.14 and newer.
-        AssetError: the vectors cannot be had.
+        AssetError: the vectors cannot be fetched.
     """
     import numpy as np
 
@@ -300,6 +301,6 @@ def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
         path = folder / "model.safetensors"
-        return assets.sha256(path, path.stat().st_mtime_ns) == digest
+        return assets.sha256(path) == digest
     except (OSError, ValueError, KeyError):
         return False
