@@ -21,6 +21,7 @@ from course_utils import __version__, settings
 EXTRAS = {
     "embeddings": "chapter 3 needs it",
     "metrics": "chapter 10 needs it",
+    "molecules": "chapter 9 needs it",
     "serving": "chapter 10 and `serve` need it",
 }
 Rows = Iterator[tuple[str, str]]

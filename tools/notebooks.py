@@ -27,7 +27,11 @@ def repository() -> str:
 
 
 #: What a chapter needs besides the rest, an extra of pyproject.toml.
-EXTRAS = {"03_embeddings": "embeddings", "10_from_model_to_product": "metrics,serving"}
+EXTRAS = {
+    "03_embeddings": "embeddings",
+    "09_transformer_family": "molecules",
+    "10_from_model_to_product": "metrics,serving",
+}
 
 
 def setup_cell(name: str) -> str:
