@@ -1,7 +1,7 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
 The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be had, that it does and what differs.
+another model that could not be fetched, that it does and what differs.
 """
 
 import html
@@ -62,7 +62,8 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            rows["Stands in for"] = f"{self.stands_in_for}, which could not be had ({self.reason})"
+            why = f"which could not be fetched ({self.reason})"
+            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
             rows["What differs"] = self.differs
         return rows
 
@@ -107,7 +108,7 @@ def load(
 
     Raises:
         KeyError: no model has this name.
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
@@ -130,7 +131,7 @@ def load_masked_lm(
     which this course trained for it (``tools/masked_words.py``).
 
     Raises:
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     found, reason = resolve("bert")
     if found == "bert":
@@ -160,7 +161,7 @@ def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2`` without a model.
 
-    GPT-2's and BERT's are the exact originals, whichever model can be had.
+    GPT-2's and BERT's are the exact originals, whichever model can be fetched.
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
@@ -180,30 +181,24 @@ def load_glove():
 
     Raises:
         ModuleNotFoundError: gensim is not installed; it has no wheel for Python 3.14 and newer.
-        AssetError: the vectors cannot be had.
+        AssetError: the vectors cannot be fetched.
     """
     import numpy as np
-    import pyarrow.parquet as parquet
-    from gensim.models import KeyedVectors
 
+    try:
+        import pyarrow.parquet as parquet
+        from gensim.models import KeyedVectors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed, which word vectors need: `pip install {error.name}`. "
+            "gensim exists for Python up to 3.13 only."
+        ) from None
     folder = assets.get("glove")
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    words = parquet.read_table(folder / "index.parquet").to_pydict()
+    words = parquet.read_table(folder / "index.parquet")["index"].to_pylist()
     keyed = KeyedVectors(vectors.shape[1], count=0)
-    keyed.add_vectors(_in_order(words, len(vectors)), vectors)
+    keyed.add_vectors(words, vectors)
     return keyed
-
-
-def _in_order(columns: dict[str, list], n: int) -> list[str]:
-    """Return the words of the index by row number, whatever the order of its columns."""
-    (words,) = [values for values in columns.values() if isinstance(values[0], str)]
-    numbers = [values for values in columns.values() if isinstance(values[0], int)]
-    if not numbers:
-        return words
-    ordered = [""] * n
-    for word, row in zip(words, numbers[0], strict=True):
-        ordered[row] = word
-    return ordered
 
 
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
@@ -306,6 +301,6 @@ def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
         path = folder / "model.safetensors"
-        return assets.sha256(path, path.stat().st_mtime_ns) == digest
+        return assets.sha256(path) == digest
     except (OSError, ValueError, KeyError):
         return False
