@@ -7,6 +7,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 LAB_OPTIONS ?=
+# What another project set for Python, pip or pytest does not hold here: PIP_USER or PYTHONPATH
+# would bring in, or install to, other folders. How the package index is reached is kept.
+KEPT := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_PROXY PIP_TRUSTED_HOST \
+  PIP_CERT PIP_CLIENT_CERT PIP_CONFIG_FILE PIP_CACHE_DIR PIP_NO_CACHE_DIR PIP_TIMEOUT \
+  PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_KEYRING_PROVIDER PIP_DISABLE_PIP_VERSION_CHECK PYTHON \
+  PYTHONUTF8 PYTHONIOENCODING PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE PYTHONHASHSEED
+OTHERS := $(filter-out $(KEPT),$(filter PIP_% PYTHON% PYTEST_%,$(.VARIABLES)))
+$(foreach name,$(OTHERS),$(eval unexport $(name)))
+export PIP_USER := 0
+# Where the home folder cannot be written, Jupyter, Chromium and others keep their files in _build.
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo yes),yes)
+ifeq ($(shell test -d "$$HOME/.cache/course_utils" && echo yes),yes)
+export COURSE_ASSETS ?= $(HOME)/.cache/course_utils
+endif
+export HOME := $(CURDIR)/_build/home
+$(shell mkdir -p _build/home)
+endif
 # Threads that wait spin for a moment, then give their core away. Spinning long makes a step of a
 # small model many times slower when another process runs; not spinning, twice as slow always.
 export GOMP_SPINCOUNT ?= 10000
@@ -47,10 +64,10 @@ models: .venv/ready
 
 # The environment. It is made again from nothing when the requirements change.
 .venv/ready: requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or run 'make PYTHON=/path/to/python3'."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version); the course needs Python 3.11 or newer. Run 'make PYTHON=python3.12', for example."; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or run 'make PYTHON=/path/to/python3'."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$("$(PYTHON)" --version); the course needs Python 3.11 or newer. Run 'make PYTHON=python3.12', for example."; exit 1; }
 	rm -rf .venv
-	$(PYTHON) -m venv .venv
+	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

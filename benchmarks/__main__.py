@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from benchmarks import attention, bpe, generation, mini_llm
+from course_utils import terminal
 from course_utils.device import describe_device, pick_device
 
 BENCHMARKS = {
@@ -61,4 +62,4 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -1,16 +1,15 @@
 """python -m course_utils doctor | fetch | train | serve | grade"""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
-from course_utils import assets, doctor
+from course_utils import settings, terminal
 
 
 def fetch(names: list[str], chapters_only: bool) -> int:
     """Fetch assets ahead of a class; return 1 if something that a chapter needs is missing."""
-    from course_utils import pretrained
+    from course_utils import assets
 
     manifest = assets.manifest()
     stand_ins = {asset.stand_in for asset in manifest.values()}
@@ -22,8 +21,11 @@ def fetch(names: list[str], chapters_only: bool) -> int:
     missing_for_chapters = False
     for name in wanted:
         try:
-            found, reason = pretrained.resolve(name)
-            pretrained.folder_of(found)
+            found, reason = assets.resolve(name)
+            if found == "smollm2-q4":  # the one that is expanded; it brings in torch
+                from course_utils import pretrained
+
+                pretrained.folder_of(found)
         except assets.AssetError as error:
             needed = manifest[name].chapters
             missing_for_chapters |= bool(needed) or name in names
@@ -32,29 +34,6 @@ def fetch(names: list[str], chapters_only: bool) -> int:
             stands_in = f"{found} stands in ({reason})" if found != name else manifest[name].title
             print(f"✓ {name}: {stands_in}")
     return int(missing_for_chapters)
-
-
-def serve(name: str, host: str, port: int) -> int:
-    """Serve a model until Ctrl-C; return 1 if it cannot be had or the port is taken."""
-    from course_utils import pretrained, serving, weights
-    from course_utils.device import pick_device
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        theirs, tokenizer, card = pretrained.load(name)
-        model = weights.from_transformers(theirs).to(pick_device())
-        tokenizer.model_max_length = 10**9  # it would warn about what the server refuses anyway
-        stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        app = serving.make_app(model, tokenizer, stop=stop)
-        serving.run(app, host, port, card.title)
-    except assets.AssetError as error:
-        print(error, file=sys.stderr)
-    except OSError as error:
-        advice = "Is it taken? --port 0 finds a free one."
-        print(f"cannot listen on {host}, port {port}: {error}. {advice}", file=sys.stderr)
-    else:
-        return 0
-    return 1
 
 
 def grade(submissions: Path, out: Path, seconds: float, memory_gb: float, seed: int | None) -> int:
@@ -96,9 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--resume", action="store_true", help="go on, if --out has a checkpoint")
     serving = commands.add_parser("serve", help="answer POST /generate with a model's text")
     serving.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
-    serving.add_argument("--port", type=int, default=8000, help="0 takes any free one")
+    serving.add_argument("--port", default="8000", help="0 takes any free one")
     serving.add_argument(
         "--host", default="127.0.0.1", help="default: this machine only. 0.0.0.0 lets others in"
+    )
+    serving.add_argument(
+        "--until-eof", action="store_true", help="also stop when standard input ends"
     )
     grading = commands.add_parser("grade", help="grade a folder of homework, see grading.md")
     grading.add_argument("submissions", type=Path, help="holds a folder for each student")
@@ -114,6 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     grading.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        from course_utils import doctor
+
+        return doctor.main()
+    for sentence in (*(refused := settings.refused()), *settings.odd()):
+        print(sentence, file=sys.stderr)
+    if refused:
+        return 2
     if options.command == "grade":
         limits = options.limit_seconds, options.limit_memory
         return grade(options.submissions, options.out, *limits, options.seed)
@@ -122,9 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         return train_command.run(options)
     if options.command == "serve":
-        return serve(options.model, options.host, options.port)
-    if options.command == "doctor":
-        return doctor.main()
+        from course_utils import serve_command
+
+        return serve_command.run(options)
+    from course_utils import assets
+
     if unknown := set(options.names) - set(assets.manifest()):
         parser.error(
             f"no asset is called {', '.join(sorted(unknown))}; "
@@ -134,4 +126,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

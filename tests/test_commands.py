@@ -183,7 +183,8 @@ def test_readme_names_only_commands_that_are_tested():
         ".venv/bin/python -m course_utils grade SUBMISSIONS --out grades.csv"
     )
     tested_here.add(".venv/bin/python -m course_utils train --out runs/one")  # test_distributed.py
-    tested_here.add(".venv/bin/torchrun --nproc-per-node 2 -m course_utils train --out runs/two")
+    on_one_machine = "--standalone --local-addr 127.0.0.1 --nproc-per-node 2"
+    tested_here.add(f".venv/bin/torchrun {on_one_machine} -m course_utils train --out runs/two")
     by_ci = {"make book", "make test"}  # .ci/run and the publish workflow
     assert commands == tested_here | by_ci
     assert "make test" in (ROOT / ".ci/run").read_text()

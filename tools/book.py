@@ -25,7 +25,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from course_utils import assets
+from course_utils import assets, terminal
 from tools import homework
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,4 +199,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import pretrained
+from course_utils import pretrained, terminal
 from course_utils.device import pick_device
 
 ROOT = Path(__file__).parents[1]
@@ -151,4 +151,4 @@ def write(head: nn.Module, wrapped: dict[str, LowRank]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from course_utils import terminal
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_PER_CELL = 900  # generous: a busy machine is slow; read by nbmake from the metadata
 
@@ -89,4 +91,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))
