@@ -4,7 +4,6 @@ The card says what was loaded, from where, its size and licence, and, where it s
 another model that could not be fetched, that it does and what differs.
 """
 
-import html
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ from transformers.utils import logging
 
 from course_utils import assets
 from course_utils.assets import resolve
+from course_utils.markup import Html, html_table, in_html
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -72,16 +72,11 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        title = html.escape(rows.pop("Loaded"))
         if self.homepage:
-            title = f'<a href="{html.escape(self.homepage)}">{title}</a>'
-        cells = [("Loaded", title), *((label, html.escape(text)) for label, text in rows.items())]
-        body = "".join(
-            f'<tr><th scope="row">{label}</th><td style="text-align:left">{text}</td></tr>'
-            for label, text in cells
-        )
+            link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
+            rows["Loaded"] = Html(link)
         kind = "stand-in" if self.stands_in_for else "original"
-        return f'<table class="course-card course-card-{kind}">{body}</table>'
+        return html_table(rows.items(), row_heads=True, css=f"course-card course-card-{kind}")
 
 
 class Pretrained(NamedTuple):

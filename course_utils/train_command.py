@@ -91,9 +91,9 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
     if rank == 0:
         with write_whole(options.out / "history.json") as stream:
             stream.write(json.dumps(asdict(history)).encode())
-        dice = torch.Generator().manual_seed(plan.seed)
+        generator = torch.Generator().manual_seed(plan.seed)
         start = tokenizer.encode("\n" if "\n" in text else text[0])
-        (ids,) = sampling.generate(model, [start], 200, generator=dice)
+        (ids,) = sampling.generate(model, [start], 200, generator=generator)
         logging.info(tokenizer.decode(ids))
     return 0
 
