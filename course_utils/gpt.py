@@ -226,6 +226,7 @@ class GPT(nn.Module):
                 kind, shape or device.
         """
         if targets is not None:
+            check_token_tensor("ids", ids, self.token_embedding.weight.device)
             self._check_targets(targets, ids)
         logits = self.head(self.features(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:

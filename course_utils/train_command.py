@@ -78,7 +78,8 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
     if len(text) < needed:
         raise ValueError(
             f"{options.data or 'The text'} has {len(text)} characters; --block-size "
-            f"{build.block_size} needs at least {needed}, because a tenth of them is held back for validation."
+            f"{build.block_size} needs at least {needed}, because a tenth of them is held back for "
+            "validation."
         )
     train_ids, val_ids = split(torch.tensor(tokenizer.encode(text)))
     checkpoint = options.out / "checkpoint.pt"

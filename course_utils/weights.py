@@ -210,6 +210,7 @@ def _weights_in(folder: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
             dtype="auto",
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
@@ -217,6 +218,12 @@ def _weights_in(folder: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
         raise ValueError(
             f"the weights in {folder} cannot be read ({reason}); fetch the files again."
         ) from error
+    if wrong := sorted(report["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise RuntimeError(
+            f"the weights have {name} as {tuple(found)}; a model of this config has it as "
+            f"{tuple(expected)}."
+        )
     if missing := sorted(report["missing_keys"]):
         raise RuntimeError(f"the weights lack {missing[0]}; is the file of another model?")
     if extra := sorted(report["unexpected_keys"]):
