@@ -521,7 +521,10 @@ def test_another_user_reads_the_shared_folder(public, monkeypatch):
         use(monkeypatch, make_asset({"kind": "url", "url": server.address}))
         assets.get("thing")
     done = as_another(
-        "print(assets.get('thing'))", COURSE_ASSETS=str(public / "cache"), HOME="/not/there"
+        "print(assets.get('thing'))",
+        COURSE_ASSETS=str(public / "cache"),
+        HOME="/not/there",
+        TMPDIR=str(public),
     )
     assert done.stdout.strip() == str(public / "cache" / "thing"), done.stderr
 
