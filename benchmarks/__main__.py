@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import attention, bpe, generation, mini_llm
-from course_utils import terminal
+from course_commands import terminal
 from course_utils.device import describe_device, pick_device
 from course_utils.markup import markdown_table
 

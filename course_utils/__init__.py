@@ -2,7 +2,7 @@
 
 Rooms, from the ground up. A room imports only what stands above it in this list::
 
-    settings, terminal, files, progress   the environment; what is printed; whole files; a bar
+    settings, files, progress   the environment; whole files; a bar
     device, metrics        device and seeds; perplexity, diversity
     manifest, sources, assets   which files there are, and where from; that each is the right one
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
@@ -12,8 +12,8 @@ Rooms, from the ground up. A room imports only what stands above it in this list
     optimizers, history, checkpoints   AdamW and Muon; what training draws; what it keeps
     distributed, training, recipes   several processes; the training loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
-    serving, server        its text behind an address
-    doctor, fetch_command, train_command, serve_command   ``python -m course_utils``
+
+The commands of ``python -m course_utils`` are in :mod:`course_commands`.
 """
 
 import os

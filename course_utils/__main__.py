@@ -5,15 +5,15 @@ import importlib
 import importlib.util
 import sys
 
-from course_utils import settings, terminal
+from course_commands import environment, terminal
 
 #: Each command with the room that has its ``add_options`` and ``run``. Only the one that is asked
 #: for is loaded: some bring in torch, and a student has no grader.
 COMMANDS = {
-    "doctor": ("course_utils.doctor", "say what this machine has and what to do about the rest"),
-    "fetch": ("course_utils.fetch_command", "get models and texts ahead, for a classroom"),
-    "train": ("course_utils.train_command", "train a small GPT, alone or under torchrun"),
-    "serve": ("course_utils.serve_command", "answer POST /generate with a model's text"),
+    "doctor": ("course_commands.doctor", "say what this machine has and what to do about the rest"),
+    "fetch": ("course_commands.fetch", "get models and texts ahead, for a classroom"),
+    "train": ("course_commands.train", "train a small GPT, alone or under torchrun"),
+    "serve": ("course_commands.serve", "answer POST /generate with a model's text"),
     "grade": ("course_grader.command", "grade a folder of homework, see grading.md"),
 }
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         parser.parse_args(arguments)  # says what there is, and ends
     if name != "doctor":  # which names them itself, and goes on
-        for sentence in (*(refused := settings.refused()), *settings.odd()):
+        for sentence in (*(refused := environment.refused()), *environment.odd()):
             print(sentence, file=sys.stderr)
         if refused:
             return 2

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import sync_playwright
 
-from course_utils.doctor import find_browser
+from course_commands.doctor import find_browser
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import assets, doctor, settings, sources
+from course_commands import doctor, environment
+from course_utils import assets, settings, sources
 from course_utils.device import pick_device
 from tests.test_assets import CONTENT, FILE, HUB, get_in_fresh_process, make_asset, send, serve, use
 
@@ -68,7 +69,7 @@ def command(*arguments, **environment):
 )
 def test_a_setting_that_cannot_be_obeyed_is_refused(monkeypatch, name, value, sentence):
     monkeypatch.setenv(name, value)
-    (refused,) = settings.refused()
+    (refused,) = environment.refused()
     assert sentence in refused
     with pytest.raises(settings.SettingError, match=re.escape(refused)):
         pick_device() if name == "COURSE_DEVICE" else assets.find("gpt2")
@@ -86,7 +87,7 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch, n
 @pytest.mark.parametrize(("value", "kind"), [("cpu", "cpu"), (" CPU ", "cpu"), ("", None)])
 def test_a_device_that_is_here_is_taken(monkeypatch, value, kind):
     monkeypatch.setenv("COURSE_DEVICE", value)
-    assert settings.refused() == []
+    assert environment.refused() == []
     assert kind is None or pick_device().type == kind
 
 
@@ -94,7 +95,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COURSE_ASSETS", "~/shared")
     monkeypatch.setenv("COURSE_CACHE", "~")
-    assert settings.refused() == []
+    assert environment.refused() == []
     assert settings.assets_folder() == tmp_path / "shared"
     assert settings.cache_folder() == tmp_path
 
@@ -129,7 +130,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
 )
 def test_a_setting_that_looks_wrong_is_named(monkeypatch, name, value, sentence):
     monkeypatch.setenv(name, value)
-    assert sentence in "\n".join(settings.odd())
+    assert sentence in "\n".join(environment.odd())
 
 
 @pytest.mark.parametrize(
@@ -146,14 +147,14 @@ def test_a_setting_that_looks_wrong_is_named(monkeypatch, name, value, sentence)
 )
 def test_a_right_setting_is_not_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert [*settings.refused(), *settings.odd()] == []
+    assert [*environment.refused(), *environment.odd()] == []
 
 
 def test_no_secret_is_printed(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "user:secret@proxy.example:3128")
     monkeypatch.setenv("HF_TOKEN", "hf_ä_secret")
-    assert len(settings.odd()) == 2
-    assert "secret" not in "\n".join(settings.odd())
+    assert len(environment.odd()) == 2
+    assert "secret" not in "\n".join(environment.odd())
 
 
 @pytest.mark.parametrize(

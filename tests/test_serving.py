@@ -23,12 +23,13 @@ import pytest
 import torch
 from jupyter_client import KernelManager
 
-from course_utils import sampling, serve_command, server
+from course_commands import serve, server
+from course_commands.server import Server
+from course_commands.serving import Limits, make_app
+from course_utils import sampling
 from course_utils.bpe import BPETokenizer
 from course_utils.corpora import CharTokenizer
 from course_utils.gpt import GPT, GPTConfig
-from course_utils.server import Server
-from course_utils.serving import Limits, make_app
 
 ROOT = Path(__file__).resolve().parents[1]
 ALPHABET = CharTokenizer("\n abcdefghijklmnopqrstuvwxyz0123456789")
@@ -491,7 +492,7 @@ def test_a_failing_text_does_not_end_the_server(caplog):
 
 
 def test_the_log_holds_sizes_and_never_texts(caplog):
-    caplog.set_level("INFO", logger="course_utils.serving")
+    caplog.set_level("INFO", logger="course_commands.serving")
     with served(tiny()) as address:
         answer = ask(address, prompt="my secret plan", max_new_tokens=30, seed=1).json()["text"]
         ask(address, prompt="my secret plan", nonsense=1)
@@ -721,7 +722,7 @@ REFUSED = {
 def test_a_wrong_port_or_host_is_a_sentence(option, value):
     arguments = {"--host": "127.0.0.1", "--port": "0"} | {option: value}
     with pytest.raises(ValueError, match="--") as error:
-        serve_command.listen(*arguments.values())
+        serve.listen(*arguments.values())
     sentence = str(error.value)
     assert sentence.startswith(f"{option} {value!r} is") and sentence.endswith(".")
     assert "\n" not in sentence
@@ -732,7 +733,7 @@ def test_a_taken_port_is_a_sentence(host):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         with pytest.raises(ValueError, match=f"Port {port} of {host} is taken .* --port 0 finds"):
-            serve_command.listen(host, port)
+            serve.listen(host, port)
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied")])
@@ -743,7 +744,7 @@ def test_a_privileged_port_is_a_sentence(monkeypatch, error):
     monkeypatch.setattr(socket, "create_server", bind)
     for port in ("1", "80", "443"):
         with pytest.raises(ValueError, match=f"Port {port} is for administrators only; take one"):
-            serve_command.listen("127.0.0.1", port)
+            serve.listen("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
@@ -788,8 +789,8 @@ HOSTS = {
 def test_the_printed_address_can_be_opened(host, printed):
     if ":" in host and not os.path.exists("/proc/net/if_inet6"):
         pytest.skip("no IPv6 here")
-    with serve_command.listen(host, "0") as listener:
-        url = serve_command.url_of(listener)
+    with serve.listen(host, "0") as listener:
+        url = serve.url_of(listener)
         assert url.startswith(printed)
         running = Server(make_app(tiny(), ALPHABET), url)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
@@ -975,7 +976,7 @@ def test_more_clients_than_open_files(few, most, n_clients):
 
 
 def test_a_line_end_in_a_request_forges_no_line_of_the_log(address, caplog):
-    caplog.set_level("INFO", logger="course_utils.serving")
+    caplog.set_level("INFO", logger="course_commands.serving")
     forged = "\n2026-01-01 request 7: forged"
     ask(address, prompt=forged)
     ask(address, **{forged: 1, "prompt": "a"})

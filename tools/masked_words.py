@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import pretrained, terminal
+from course_commands import terminal
+from course_utils import pretrained
 from course_utils.device import pick_device
 
 ROOT = Path(__file__).parents[1]

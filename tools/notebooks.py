@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from course_utils import terminal
+from course_commands import terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_PER_CELL = 900  # generous: a busy machine is slow; read by nbmake from the metadata

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from course_utils import corpora, recipes, terminal, training
+from course_commands import terminal
+from course_utils import corpora, recipes, training
 from course_utils.device import describe_device, pick_device
 from course_utils.gpt import GPT
 

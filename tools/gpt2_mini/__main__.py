@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from course_utils import terminal
+from course_commands import terminal
 from tools.gpt2_mini import addresses, publish, train
 from tools.gpt2_mini.teacher import Teacher, save
 

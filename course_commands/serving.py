@@ -8,7 +8,7 @@ for a long one and no two can mix. Then the app turns the tokens into characters
 In reading order: what a request may ask for (:class:`Limits`, :class:`GenerateRequest`), the thread
 that runs the model (:class:`ModelThread`), what lies between tokens and characters
 (:class:`Service`), and the app (:func:`make_app`). What holds for any web server, whatever it
-serves, is in `server.py`; the command is in `serve_command.py`.
+serves, is in `server.py`; the command is in `serve.py`.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from course_commands.server import Refusal, read_json
 from course_utils.gpt import GPT
 from course_utils.sampling import stream
-from course_utils.server import Refusal, read_json
 
 log = logging.getLogger(__name__)
 END, FAILED = -1, -2  # what follows the last token of a text

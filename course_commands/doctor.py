@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from course_commands import environment
 from course_utils import __version__, settings
 
 #: The extras of pyproject.toml, and who needs them.
@@ -76,7 +77,7 @@ def _section(title: str, part: Callable[[list[str]], Rows], advice: list[str]) -
 
 
 def _course(advice: list[str]) -> Rows:
-    yield "course_utils", f"{__version__} in {Path(__file__).parent}"
+    yield "course_utils", f"{__version__} in {Path(settings.__file__).parent}"
     yield "Python", f"{platform.python_version()} in {sys.prefix}"
     encoding = sys.stdout.encoding or "ascii"
     try:
@@ -87,11 +88,11 @@ def _course(advice: list[str]) -> Rows:
 
 
 def _settings(advice: list[str]) -> Rows:
-    refused = settings.refused()
+    refused = environment.refused()
     for sentence in refused:
         advice.append(sentence)
         yield "! refused", sentence
-    for sentence in settings.odd():
+    for sentence in environment.odd():
         advice.append(sentence)
         yield "odd", sentence
     if refused:
@@ -118,7 +119,7 @@ def _shadows() -> Rows:
 
     ours = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     installed = {path.name.removesuffix(".py") for folder in ours for path in folder.iterdir()}
-    installed |= set(sys.stdlib_module_names) | {"course_utils", "course_checks"}
+    installed |= set(sys.stdlib_module_names) | {"course_utils", "course_commands", "course_checks"}
     here = Path(__file__).resolve().parents[1]
     for folder in filter(None, settings.get("PYTHONPATH").split(os.pathsep)):
         if os.path.isdir(folder) and Path(folder).resolve() not in {here, *ours}:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from course_utils import assets
 
 if TYPE_CHECKING:
-    from course_utils.server import Server
+    from course_commands.server import Server
 
 PACKAGES = {"fastapi": "fastapi", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn"}
 
@@ -122,10 +122,10 @@ def url_of(listener: socket.socket) -> str:
 def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     import torch
 
+    from course_commands.server import Server
+    from course_commands.serving import make_app
     from course_utils import pretrained, weights
     from course_utils.device import pick_device
-    from course_utils.server import Server
-    from course_utils.serving import make_app
 
     device = pick_device()
     theirs, tokenizer, card = pretrained.load(options.model)
