@@ -6,6 +6,7 @@ Times are wall-clock, the best of three runs (``quick``: one) unless a title say
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -45,14 +46,14 @@ def training(text: str, runs: int) -> Table:
     for size in (500, 5_000):
         ours = theirs = float("inf")
         for _ in range(runs):  # in turns
-            seconds, tokenizer = timed(lambda size=size: BPETokenizer.train(text, size))
+            seconds, tokenizer = timed(partial(BPETokenizer.train, text, size))
             ours = min(ours, seconds)
             # In lines, the peer can count on all cores.
             for pieces in ([text], text.splitlines(keepends=True)):
-                theirs = min(theirs, timed(lambda p=pieces, n=size: train_tokenizers(p, n))[0])
+                theirs = min(theirs, timed(partial(train_tokenizers, pieces, size))[0])
         if size == 500:  # 5,000 entries would take the textbook loop minutes
             n_merges = len(tokenizer.merges)
-            slow, merges = timed(lambda n=n_merges: textbook_merges(text, n))
+            slow, merges = timed(partial(textbook_merges, text, n_merges))
         equal = sum(a == b for a, b in zip(tokenizer.merges, merges, strict=False))
         rows.append(
             {
@@ -134,12 +135,14 @@ def encoding(text: str, runs: int) -> Table:
         ),
     ]
     size = len(text.encode()) / 1e6
-    cold, warm, equal = defaultdict(float), defaultdict(float), {}
+    cold: defaultdict[str, float] = defaultdict(float)
+    warm: defaultdict[str, float] = defaultdict(float)
+    equal = {}
     for _ in range(runs):  # in turns
         for name, make, encode in ways:
             tokenizer = make()
-            first, ids = timed(lambda t=tokenizer, encode=encode: encode(t))
-            again, _ = timed(lambda t=tokenizer, encode=encode: encode(t))
+            first, ids = timed(partial(encode, tokenizer))
+            again, _ = timed(partial(encode, tokenizer))
             cold[name] = max(cold[name], size / first)
             warm[name] = max(warm[name], size / again)
             equal[name] = ids == expected

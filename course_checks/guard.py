@@ -33,7 +33,7 @@ PRINT_LIMIT = 2_000
 #: How much of an error's own text is shown.
 ERROR_LIMIT = 200
 
-_COURSE = tuple(str(Path(each.__file__).resolve().parent) for each in (course_checks, course_utils))
+_COURSE = tuple(str(Path(each.__path__[0]).resolve()) for each in (course_checks, course_utils))
 
 
 class OutOfTime(BaseException):

@@ -6,10 +6,10 @@ into the page unescaped. Here it runs in a sandboxed frame with its own d3 and j
 """
 
 import html
-import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,9 @@ def heat_maps(
     cell = 0.46 if numbers else min(0.24, 4 / len(keys), 7 / len(keys) / len(panels))  # inches
     width, height = max(1.6, cell * len(keys)), max(1.6, cell * len(queries))
     size = (len(panels) * (width + 0.4) + 1.6, height + 1.3)
-    options = {"squeeze": False, "sharey": True, "layout": "compressed"}
-    figure, row = plt.subplots(1, len(panels), figsize=size, dpi=100, **options)
+    figure, row = plt.subplots(
+        1, len(panels), figsize=size, dpi=100, squeeze=False, sharey=True, layout="compressed"
+    )
     colours = plt.get_cmap("RdBu_r" if limits[0] < 0 else "viridis").with_extremes(bad="#bbb")
     for axis, (title, matrix) in zip(row[0], panels.items(), strict=True):
         values = np.asarray(matrix.detach().cpu().float())
@@ -175,8 +176,8 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         text = f"{value:.2f}" if np.isfinite(value) else str(value).replace("inf", "∞")
         text = text.replace("-", "−")
-        style = {"ha": "center", "va": "center", "fontsize": 8}
-        axis.text(column, row, text, color="white" if dark else "black", **style)
+        color = "white" if dark else "black"
+        axis.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
 
 
 def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -274,10 +275,9 @@ def _scripts() -> str:
     if in_book():
         names = ("d3.min.js", "jquery.min.js")
         return "".join(f'<script src="{_VENDOR}/{name}"></script>' for name in names)
-    mpld3 = Path(importlib.util.find_spec("mpld3").origin).parent
-    xstatic = Path(importlib.util.find_spec("xstatic.pkg.jquery").origin).parent
-    files = (mpld3 / "js" / "d3.v5.min.js", xstatic / "data" / "jquery.min.js")
-    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in files)
+    d3 = resources.files("mpld3") / "js" / "d3.v5.min.js"
+    jquery = resources.files("xstatic.pkg.jquery") / "data" / "jquery.min.js"
+    return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in (d3, jquery))
 
 
 def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int]) -> str:

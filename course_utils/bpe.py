@@ -271,8 +271,9 @@ class BPETokenizer:
         left to right; then the same again. The tokens are a linked list, and a heap holds the
         ranks and places of the pairs present, so that a merge looks only at its neighbours.
         """
-        n, heap = len(word), []
-        tokens: list[bytes | None] = [word[i : i + 1] for i in range(n)]
+        n = len(word)
+        heap: list[tuple[int, int]] = []
+        tokens = [word[i : i + 1] for i in range(n)]  # b"": joined to the one before
         after, before = list(range(1, n + 1)), list(range(-1, n - 1))  # the neighbours' places
 
         def note(i: int) -> None:
@@ -292,14 +293,14 @@ class BPETokenizer:
                 j = after[i]
                 # An earlier merge may have taken either token.
                 if tokens[i] == left and j < n and tokens[j] == right:
-                    tokens[i], tokens[j], after[i] = left + right, None, after[j]
+                    tokens[i], tokens[j], after[i] = left + right, b"", after[j]
                     if after[i] < n:
                         before[after[i]] = i
                     merged.append(i)
             for i in merged:
                 note(before[i])
                 note(i)
-        return [token for token in tokens if token is not None]
+        return [token for token in tokens if token]
 
     # Ids to text
 

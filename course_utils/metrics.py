@@ -124,10 +124,10 @@ class NGram:
 
     def fit(self, ids: Tensor) -> "NGram":
         """Count the n-grams of every order in ``ids``, a 1-D tensor; returns the model."""
-        ids = self._checked(ids, self.order)
+        checked = self._checked(ids, self.order)
         probabilities = np.full(self.vocab_size, 1 / self.vocab_size)  # a uniform guess
         for n in range(1, self.order + 1):
-            counts = np.bincount(self._codes(ids, n), minlength=self.vocab_size**n)
+            counts = np.bincount(self._codes(checked, n), minlength=self.vocab_size**n)
             counts = counts.reshape((self.vocab_size,) * n)
             total = counts.sum(axis=-1, keepdims=True)
             probabilities = (counts + self.strength * probabilities) / (total + self.strength)

@@ -84,7 +84,11 @@ def _image(figure: plt.Figure, alt: str) -> str:
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
     # With a palette of 128 colours the file is a quarter of the size and looks the same.
-    picture = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=0)
+    picture = (
+        Image.open(drawn)
+        .convert("RGB")
+        .quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )
     picture.save(small, "png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
     return (

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -76,7 +76,7 @@ class Card:
             link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
             rows["Loaded"] = Html(link)
         kind = "stand-in" if self.stands_in_for else "original"
-        return html_table(rows.items(), row_heads=True, css=f"course-card course-card-{kind}")
+        return html_table(list(rows.items()), row_heads=True, css=f"course-card course-card-{kind}")
 
 
 class Pretrained(NamedTuple):
@@ -196,7 +196,7 @@ def load_glove():
     return keyed
 
 
-def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
+def _model(kind: Any, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
     """Return the model of asset ``found``, read as class ``kind``, in float32 and eval mode."""
     model = kind.from_pretrained(
         folder,

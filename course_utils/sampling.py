@@ -183,7 +183,8 @@ def next_token(
     )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if repetition_penalty != 1:
-        _check(previous is not None, "a repetition_penalty needs previous=, the texts (B, T).")
+        if previous is None:
+            raise ValueError("a repetition_penalty needs previous=, the texts (B, T).")
         logits = penalize_repetition(logits, previous, repetition_penalty)
     if greedy:
         best = logits.max(dim=-1)

@@ -240,7 +240,7 @@ def _list(
             f'<li class="t{position % 5}"><b aria-hidden="true"{title}>'
             f'{html.escape(visible(piece))}</b>{below}<span class="spoken">{spoken}</span></li>'
         )
-        if (b"\n" if isinstance(piece, bytes) else "\n") in piece:
+        if "\n" in (piece.decode("latin-1") if isinstance(piece, bytes) else piece):
             items.append('<li class="br" aria-hidden="true"></li>')
     # Without bullets Safari does not announce a list, unless it has a role.
     return f'<ol role="list" aria-label="{_count(len(pieces), "token")}">{"".join(items)}</ol>'

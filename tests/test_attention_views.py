@@ -5,6 +5,7 @@ import http.server
 import re
 import shutil
 import threading
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -115,11 +116,10 @@ def site(tmp_path):
     """Serve a folder laid out as the book; yields the folder and its address."""
     vendor = tmp_path / "_static" / "vendor"
     vendor.mkdir(parents=True)
-    specification = attention_views.importlib.util.find_spec
-    d3 = attention_views.Path(specification("mpld3").origin).parent / "js" / "d3.v5.min.js"
-    jquery = attention_views.Path(specification("xstatic.pkg.jquery").origin).parent
+    d3 = resources.files("mpld3") / "js" / "d3.v5.min.js"
+    jquery = resources.files("xstatic.pkg.jquery") / "data" / "jquery.min.js"
     shutil.copyfile(d3, vendor / "d3.min.js")
-    shutil.copyfile(jquery / "data" / "jquery.min.js", vendor / "jquery.min.js")
+    shutil.copyfile(jquery, vendor / "jquery.min.js")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):

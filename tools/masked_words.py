@@ -13,12 +13,14 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from course_commands import terminal
 from course_utils import pretrained
@@ -44,7 +46,7 @@ class LowRank(nn.Module):
         return self.linear(x) + x @ self.A.T @ self.B.T
 
 
-def add_low_rank(encoder: nn.Module) -> dict[str, LowRank]:
+def add_low_rank(encoder: PreTrainedModel) -> dict[str, LowRank]:
     """Wrap the linear layers of all blocks; return the wrapped ones by name."""
     names = [n for n, m in encoder.encoder.named_modules() if isinstance(m, nn.Linear)]
     wrapped = {}
@@ -141,7 +143,7 @@ def main() -> None:
     write(head, wrapped)
 
 
-def write(head: nn.Module, wrapped: dict[str, LowRank]) -> None:
+def write(head: Any, wrapped: dict[str, LowRank]) -> None:
     """Write ``model.safetensors``: the head's tensors and ``A`` and ``B`` of each layer."""
     FOLDER.mkdir(exist_ok=True)
     tensors = {
