@@ -14,9 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from course_commands import doctor, environment
 from course_utils import assets, settings, sources
@@ -253,6 +256,19 @@ def test_a_wrong_python_is_named(version):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("The course needs Python 3.11 or newer")
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.11.2", "3.12.0", "3.13.0"])
+def test_every_package_that_is_pinned_can_be_installed(version):
+    """Debian 12, for example, has Python 3.11.2."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert len(pinned) > 100
+    for requirement in pinned:
+        if requirement.marker and not requirement.marker.evaluate({"python_version": version[:4]}):
+            continue
+        needed = metadata.metadata(requirement.name)["Requires-Python"] or ""
+        assert SpecifierSet(needed).contains(version), f"{requirement.name} needs {needed}"
 
 
 # --- networks ------------------------------------------------------------------------------------
