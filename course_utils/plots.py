@@ -17,7 +17,7 @@ from PIL import Image
 
 from course_utils import markup
 
-#: Okabe and Ito's eight colours, which stay apart for colour-blind readers.
+#: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -83,7 +83,7 @@ def _image(figure: plt.Figure, alt: str) -> str:
     figure.savefig(drawn, format="png", facecolor="white")
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
-    # A palette of 128 colours makes the picture a quarter of its size and looks the same.
+    # With a palette of 128 colours the file is a quarter of the size and looks the same.
     picture = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=0)
     picture.save(small, "png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
@@ -131,7 +131,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
 def say(text: str) -> None:
     """Display a computed sentence as Markdown: numbers in the prose come from the run itself.
 
-    Write a token into it with :func:`course_utils.markup.in_markdown`.
+    Put a token into it with :func:`course_utils.markup.in_markdown`.
     """
     display(Markdown(text))
 

@@ -24,6 +24,22 @@ PLAN = ("batch_size", "accumulate", "eval_every", "dtype", "seed")
 STOPPED = 130  # what a shell gives a command that Ctrl-C ended
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is written")
+    parser.add_argument("--data", type=Path, help="a UTF-8 text (default: ten plays)")
+    parser.add_argument("--recipe", default="fast", choices=("classic", "fast"))
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches for one step")
+    parser.add_argument("--eval-every", type=int, default=100, help="also writes the checkpoint")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--seed", type=int, default=0)
+    for size in SIZES:
+        parser.add_argument(f"--{size.replace('_', '-')}", type=int, help="default: the recipe's")
+    parser.add_argument("--resume", action="store_true", help="go on, if --out has a checkpoint")
+
+
 def run(options: argparse.Namespace) -> int:
     """Train as the options say; return 1, with a line that says why, if that cannot be done."""
     for stream in (sys.stdout, sys.stderr):  # a sample may have letters that a terminal has not
@@ -75,9 +91,9 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
     if rank == 0:
         with write_whole(options.out / "history.json") as stream:
             stream.write(json.dumps(asdict(history)).encode())
-        dice = torch.Generator().manual_seed(plan.seed)
+        generator = torch.Generator().manual_seed(plan.seed)
         start = tokenizer.encode("\n" if "\n" in text else text[0])
-        (ids,) = sampling.generate(model, [start], 200, generator=dice)
+        (ids,) = sampling.generate(model, [start], 200, generator=generator)
         logging.info(tokenizer.decode(ids))
     return 0
 
