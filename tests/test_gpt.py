@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from course_utils.layers import MLPS, NORMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from course_utils.gpt import GPT, POSITIONS, Block, GPTConfig
-from course_utils.layers import MLPS, NORMS
 
 quick = settings(deadline=None, max_examples=40)
 SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
