@@ -1,5 +1,6 @@
 """The device a chapter runs on, and the seeds that make a run repeatable."""
 
+import os
 import random
 
 import numpy as np
@@ -44,6 +45,16 @@ def describe_device(device: torch.device) -> str:
         n = torch.get_num_threads()
         return f"cpu, {n} thread{'s' if n > 1 else ''}"
     return device.type
+
+
+def memory(device: torch.device) -> int | None:
+    """Return how many bytes of memory ``device`` has in all, or None if it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
 
 
 def seed_everything(seed: int) -> None:

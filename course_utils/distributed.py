@@ -32,6 +32,7 @@ def processes() -> Iterator[torch.device]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
+    _check_environment()
     _refuse_stale_addresses()
     _find_first_process(device)
     if device.type == "mps":  # neither of the two reaches it
@@ -50,6 +51,18 @@ def processes() -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _check_environment() -> None:
+    """Stop with a sentence if WORLD_SIZE was set by something else than ``torchrun``."""
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    for name in (*numbers, "MASTER_ADDR"):
+        value = os.environ.get(name, "")
+        if not value or (name in numbers and not (value.isascii() and value.isdigit())):
+            raise ValueError(
+                f"WORLD_SIZE is set, which means several processes, and {name} is {value!r}. Start "
+                "with torchrun, which sets all of these, or unset WORLD_SIZE to train alone."
+            )
 
 
 def _refuse_stale_addresses() -> None:

@@ -17,7 +17,8 @@ def run(options: argparse.Namespace) -> int:
     manifest = assets.manifest()
     if unknown := sorted(set(options.names) - set(manifest)):
         known = ", ".join(manifest)
-        print(f"no asset is called {', '.join(unknown)}; there are: {known}", file=sys.stderr)
+        names = ", ".join(name or repr(name) for name in unknown)
+        print(f"no asset is called {names}; there are: {known}", file=sys.stderr)
         return 2
     stand_ins = {asset.stand_in for asset in manifest.values()}
     wanted = options.names or [

@@ -13,21 +13,22 @@ import torch
 
 from course_utils import distributed, sampling
 from course_utils.corpora import CharTokenizer, load_text, read_text, split
-from course_utils.device import describe_device
+from course_utils.device import describe_device, memory
 from course_utils.files import write_whole
-from course_utils.gpt import GPT
+from course_utils.gpt import GPT, GPTConfig
 from course_utils.recipes import recipe
-from course_utils.training import train
+from course_utils.training import refuse_to_overwrite, train
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 PLAN = ("batch_size", "accumulate", "eval_every", "dtype", "seed")
+LESS_MEMORY = "Take a smaller --batch-size; --accumulate makes up for it."
 STOPPED = 130  # what a shell gives a command that Ctrl-C ended
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for what is written")
-    parser.add_argument("--data", type=Path, help="a UTF-8 text (default: ten plays)")
+    parser.add_argument("--out", type=_path, required=True, help="folder for what is written")
+    parser.add_argument("--data", type=_path, help="a UTF-8 text (default: ten plays)")
     parser.add_argument("--recipe", default="fast", choices=("classic", "fast"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
@@ -40,16 +41,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on, if --out has a checkpoint")
 
 
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, and got an empty word")
+    return Path(text)
+
+
 def run(options: argparse.Namespace) -> int:
     """Train as the options say; return 1, with a line that says why, if that cannot be done."""
     for stream in (sys.stdout, sys.stderr):  # a sample may have letters that a terminal has not
         stream.reconfigure(errors="backslashreplace")
     try:
+        _prepare(options.out, options.resume)  # what can be known is said before anything is read
         with distributed.processes() as device:
             return _train(options, device)
     except (ValueError, OSError, FloatingPointError) as error:
         print(error, file=sys.stderr)
-        return 1
+    except RuntimeError as error:  # so does torch call a lack of memory
+        if "memory" not in str(error):
+            raise
+        print(f"{_first_line(error)} {LESS_MEMORY}", file=sys.stderr)
+    return 1
 
 
 def _train(options: argparse.Namespace, device: torch.device) -> int:
@@ -61,15 +73,16 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
     build, plan = recipe(options.recipe, tokenizer.vocab_size, options.steps)
     build = replace(build, **{k: v for k in SIZES if (v := getattr(options, k)) is not None})
     plan = replace(plan, **{k: getattr(options, k) for k in PLAN})
+    _check_memory(build, plan.batch_size // n, device)
     needed = 10 * build.block_size + 1  # a tenth is held back, and has to hold one window
     if len(text) < needed:
         raise ValueError(
-            f"{options.data} has {len(text)} characters; --block-size {build.block_size} needs at "
-            f"least {needed}, because a tenth of them is held back for validation."
+            f"{options.data or 'The text'} has {len(text)} characters; --block-size "
+            f"{build.block_size} needs at least {needed}, because a tenth of them is held back for "
+            "validation."
         )
     train_ids, val_ids = split(torch.tensor(tokenizer.encode(text)))
     checkpoint = options.out / "checkpoint.pt"
-    _make_folder(options.out)
     torch.manual_seed(plan.seed)
     model = GPT(build).to(device)
     logging.info(
@@ -98,7 +111,7 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
     return 0
 
 
-def _make_folder(out: Path) -> None:
+def _prepare(out: Path, resume: bool) -> None:
     """Make the folder for what is written, or say now why not."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -108,3 +121,26 @@ def _make_folder(out: Path) -> None:
         raise ValueError(f"--out {out} is not a folder, but a file or below one.") from None
     except OSError as error:
         raise ValueError(f"--out {out} cannot be used: {error.strerror}.") from None
+    for name in ("checkpoint.pt", "history.json"):
+        if (path := out / name).exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file, so {name} cannot be written. Move it away.")
+    if not resume:
+        refuse_to_overwrite(out / "checkpoint.pt")
+
+
+def _check_memory(build: GPTConfig, windows: int, device: torch.device) -> None:
+    """Refuse what needs more memory than there is, by the least that a step could need."""
+    here = memory(device)
+    weights = 12 * build.n_layer * build.n_embd**2  # each with a gradient and two averages
+    logits = windows * build.block_size * build.vocab_size  # and their gradient
+    if here and (needed := 4 * (4 * weights + 2 * logits)) > here:
+        raise ValueError(
+            f"a step needs at least {needed / 1e9:,.0f} GB, for {windows} windows and {weights:,} "
+            f"weights in matrices; {device.type} has {here / 1e9:,.0f} GB. "
+            + (LESS_MEMORY if logits > weights else "Take a smaller --n-embd or --n-layer.")
+        )
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).splitlines()[0].rpartition("] ")[2]  # without the place in torch's source
+    return line if line.endswith(".") else f"{line}."

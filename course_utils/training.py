@@ -111,6 +111,8 @@ class TrainConfig:
         highest = 2**63 if kind is Integral else math.inf
         if not (at_least <= value < highest and above < value):  # nan is refused here
             limit = f"at least {at_least}" if at_least > -math.inf else f"above {above}"
+            if value >= highest:
+                limit = f"below {highest}" if kind is Integral else "that is not infinite"
             raise ValueError(f"{name}={value!r} must be {whole} {limit}.")
         # numpy's numbers become Python's, which a checkpoint can hold
         object.__setattr__(self, name, int(value) if kind is Integral else float(value))
@@ -354,7 +356,7 @@ def train(
     on_cpu = _reading_is_free(next(model.parameters()).device)
     state = _state_to_resume(checkpoint) if resume else None
     if state is None:
-        _refuse_to_overwrite(checkpoint)
+        refuse_to_overwrite(checkpoint)
     elif config.dtype == "auto":
         # It was measured then, and might come out differently today.
         config = replace(config, dtype=state["train_config"]["dtype"])
@@ -441,7 +443,8 @@ def _state_to_resume(checkpoint: Path | str | None) -> dict[str, Any]:
     return checkpoints.load_checkpoint(checkpoint)
 
 
-def _refuse_to_overwrite(checkpoint: Path | str | None) -> None:
+def refuse_to_overwrite(checkpoint: Path | str | None) -> None:
+    """Raise FileExistsError if there is a checkpoint that a new run would replace."""
     if checkpoint is not None and Path(checkpoint).exists():
         raise FileExistsError(
             f"{checkpoint} holds an earlier run, which the first evaluation would overwrite. "

@@ -286,9 +286,12 @@ LONG = torch.zeros(2, 3, dtype=torch.long)
         (np.array([[0, 1]]), "ids is a ndarray"),
     ],
 )
-def test_wrong_inputs_are_named(ids, message):
+@pytest.mark.parametrize("targets", [None, LONG])
+def test_wrong_inputs_are_named(ids, targets, message):
+    if targets is not None and torch.is_tensor(ids):
+        targets = torch.zeros_like(ids, dtype=torch.long)
     with pytest.raises(ValueError, match=message):
-        tiny()(ids)
+        tiny()(ids, targets)
 
 
 @pytest.mark.parametrize(
