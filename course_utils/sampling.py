@@ -276,9 +276,7 @@ def stream(
                 past = model.new_cache() if cache and end - left < block_size else None
             new = ids[:, left if moved or not cache else end - 1 : end]
             with eval_mode(model):
-                x = model.hidden_states(new, cache=past, n_pad=n_pad)[
-                    :, -1
-                ]  # (B, C), the last
+                x = model.hidden_states(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), the last
                 logits = model.lm_head(x)  # (B, V)
             token = next_token(logits, previous=ids[:, :end], generator=generator, **strategy)
             ids[:, end] = token
