@@ -21,22 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.inputs import (
-    check_batch,
-    check_heads,
-    check_kind,
-    check_targets,
-    check_whole_numbers,
-    check_width,
-    checked,
-)
-from course_utils.positions import (
-    alibi_bias,
-    check_rope_scaling,
-    rotary_table,
-    rotate,
-    sinusoidal,
-)
+from course_utils import inputs
+from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, rotate, sinusoidal
 
 #: How a :class:`GPT` can be told the order of its tokens.
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -98,14 +84,13 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            kind = int if field.type == int | None and value is not None else field.type
-            object.__setattr__(self, name, checked(name, value, kind))
+            value = inputs.plain(field.name, getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout} must be below 1.")
         for name, known in {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}.items():
-            check_kind(name, getattr(self, name), known)
-        check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
+            inputs.check_kind(name, getattr(self, name), known)
+        inputs.check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
         d_k = self.n_embd // self.n_head
         paired = {"rotary": d_k, "sinusoidal": self.n_embd}.get(self.positions, 0)
         if paired % 2:
@@ -200,22 +185,18 @@ class KVCache:
             ValueError: the cache holds another number of texts.
         """
         B, H, T, d_k = key.shape
-        if self._room is not None and self._room.shape[1] != B:
-            raise ValueError(
-                f"the cache holds {self._room.shape[1]} texts and is given tokens of {B}; "
-                "begin with a new cache, or keep the same texts."
-            )
         start, end = self.length, self.length + T
-        if self._room is None or end > self._room.shape[3]:
-            room = key.new_empty(2, B, H, max(64, 2 * end), d_k)
-            if self._room is not None:
-                room[..., :start, :] = self._room[..., :start, :]
-            self._room = room
+        if self._room is None:
+            self._room = key.new_empty(2, B, H, max(64, 2 * T), d_k)
+        elif self._room.shape[1] != B:
+            n = self._room.shape[1]
+            raise ValueError(f"the cache holds {n} texts, not {B}; begin with a new cache.")
+        elif end > self._room.shape[3]:
+            self._room = torch.cat([self._room, key.new_empty(2, B, H, end, d_k)], dim=3)
         self._room[0, :, :, start:end] = key
         self._room[1, :, :, start:end] = value
         self.length = end
-        keys, values = self._room[..., :end, :].unbind(0)  # (B, H_kv, T_k, d_k) each
-        return keys, values
+        return self._room[0, :, :, :end], self._room[1, :, :, :end]  # (B, H_kv, T_k, d_k) each
 
     def select(self, rows: Tensor) -> None:
         """Keep the texts that ``rows`` ``(B',)`` names, in its order; a row may come twice."""
@@ -260,7 +241,7 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        check_heads(n_embd, n_head, n_kv_head)
+        inputs.check_heads(n_embd, n_head, n_kv_head)
         self.d_k, self.group = n_embd // n_head, n_head // n_kv_head
         self.causal, self.dropout, self.fused = causal, dropout, True
         self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
@@ -301,8 +282,8 @@ class MultiHeadAttention(nn.Module):
                 "cache and rotary are for self-attention; leave them out where there is a memory."
             )
         memory = x if memory is None else memory
-        check_width(x, self.query.in_features)
-        check_width(memory, self.query.in_features)
+        for source in (x, memory):
+            inputs.check_width(source, self.query.in_features)
         query = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
         key = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
         value = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
@@ -344,7 +325,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``; the mean is taken in float32 or finer, as Llama does."""
-        check_width(x, len(self.weight))
+        inputs.check_width(x, len(self.weight))
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         exact = exact / (exact.square().mean(-1, keepdim=True) + self.eps).sqrt()
         return exact.to(x.dtype) * self.weight
@@ -385,7 +366,7 @@ class MLP(nn.Module):
         kind: str = "gelu_tanh",
     ):
         super().__init__()
-        check_kind("mlp", kind, MLPS)
+        inputs.check_kind("mlp", kind, MLPS)
         self.kind = kind
         if n_hidden is None:
             n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
@@ -395,7 +376,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
-        check_width(x, self.fc.in_features)
+        inputs.check_width(x, self.fc.in_features)
         hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
         if self.kind == "swiglu":
             gate, up = hidden.chunk(2, dim=-1)  # (..., n_hidden) each
@@ -521,8 +502,7 @@ class GPT(nn.Module):
                 kind, shape or device.
         """
         if targets is not None:
-            check_whole_numbers("ids", ids, self.lm_head.weight.device)
-            check_targets(targets, ids, self.config.vocab_size)
+            inputs.check_targets(targets, ids, self.config.vocab_size, self.lm_head.weight.device)
         logits = self.lm_head(self.hidden_states(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
@@ -534,45 +514,32 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Return what the head reads, ``(B, T, C)``; the arguments are those of the model."""
         c, n_past = self.config, cache[0].length if cache else 0
-        check_whole_numbers("ids", ids, self.lm_head.weight.device)
-        check_batch(ids, n_past, c.vocab_size, c.block_size)
+        inputs.check_batch(ids, n_past, c.vocab_size, c.block_size, self.lm_head.weight.device)
         if cache is not None and len(cache) != c.n_layer:
-            raise ValueError(
-                f"cache is for {len(cache)} blocks, the model has {c.n_layer}: "
-                "begin with cache = model.new_cache()."
-            )
+            raise ValueError(f"cache is for {len(cache)} blocks, the model has {c.n_layer}.")
         T, T_k = ids.shape[1], n_past + ids.shape[1]
         x = self.token_embedding(ids)  # (B, T, C)
-
-        # Where each token is, and where it may look besides what comes after it.
-        columns, mask = torch.arange(T_k, device=ids.device), None  # (T_k,)
         exact = torch.promote_types(x.dtype, torch.float32)  # for angles and distances
+
+        columns = torch.arange(T_k, device=ids.device)  # (T_k,), the cached ones first
+        positions, mask, rotary = columns[n_past:], None, None  # (T,)
         if c.positions == "alibi":
             mask = alibi_bias(c.n_head, T, T_k, ids.device, exact).to(x.dtype)  # (H, T, T_k)
-        positions = columns[n_past:]  # (T,)
-        if n_pad is not None:
-            check_whole_numbers("n_pad", n_pad, ids.device)
-            if n_pad.shape != ids.shape[:1]:
-                raise ValueError(
-                    f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of "
-                    f"ids: ({len(ids)},)."
-                )
+        if n_pad is not None:  # count from the first real token, and look at real tokens only
+            inputs.check_padding(n_pad, ids)
             positions = (positions - n_pad[:, None]).clamp(min=0)  # (B, T)
             real = columns >= n_pad[:, None]  # (B, T_k)
-            # A query that is padding may look anywhere: a row of weights needs at least one key.
+            # Padding itself may look anywhere: each row of weights needs at least one key.
             allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
             mask = restrict(mask, allowed[:, None])  # (B, 1 or H, T, T_k)
 
-        rotary = None
         if c.positions == "learned":
             x = x + self.position_embedding(positions)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
-        elif c.positions == "rotary":
-            where = positions if n_pad is None else positions[:, None]  # one more for the heads
-            rotary = rotary_table(
-                where.to(exact), c.n_embd // c.n_head, c.rope_base, c.rope_scaling
-            )  # (T, d_k) or (B, 1, T, d_k)
+        elif c.positions == "rotary":  # (T, d_k), or (B, 1, T, d_k) for all heads of a row
+            where = positions.to(exact) if n_pad is None else positions[:, None].to(exact)
+            rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
 
         x = self.dropout(x)
         for block, kept in zip(self.blocks, cache or [None] * c.n_layer, strict=True):

@@ -20,8 +20,11 @@ def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
         )
 
 
-def check_batch(ids: Tensor, n_past: int, vocab_size: int, block_size: int) -> None:
+def check_batch(
+    ids: Tensor, n_past: int, vocab_size: int, block_size: int, device: torch.device
+) -> None:
     """Refuse ``ids`` unless they are ``(B, T)`` and fit behind ``n_past`` tokens in the cache."""
+    check_whole_numbers("ids", ids, device)
     if ids.dim() != 2:
         raise ValueError(
             f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
@@ -42,9 +45,10 @@ def check_batch(ids: Tensor, n_past: int, vocab_size: int, block_size: int) -> N
         check_ids(ids, vocab_size)
 
 
-def check_targets(targets: Tensor, ids: Tensor, vocab_size: int) -> None:
-    """Refuse ``targets`` unless each is the id that follows, or -100."""
-    check_whole_numbers("targets", targets, ids.device)
+def check_targets(targets: Tensor, ids: Tensor, vocab_size: int, device: torch.device) -> None:
+    """Refuse ``targets`` unless there is one for each of ``ids``: the id that follows, or -100."""
+    check_whole_numbers("ids", ids, device)
+    check_whole_numbers("targets", targets, device)
     if targets.shape != ids.shape:
         raise ValueError(
             f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected "
@@ -52,6 +56,16 @@ def check_targets(targets: Tensor, ids: Tensor, vocab_size: int) -> None:
         )
     if values_are_at_hand(targets):
         check_ids(targets[targets != -100], vocab_size, "targets")
+
+
+def check_padding(n_pad: Tensor, ids: Tensor) -> None:
+    """Refuse ``n_pad`` unless it has one whole number for each row of ``ids``."""
+    check_whole_numbers("n_pad", n_pad, ids.device)
+    if n_pad.shape != ids.shape[:1]:
+        raise ValueError(
+            f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of ids: "
+            f"({len(ids)},)."
+        )
 
 
 def check_whole_numbers(name: str, ids: Tensor, device: torch.device) -> None:
@@ -104,8 +118,13 @@ def check_kind(name: str, value: Any, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
 
 
-def checked(name: str, value: Any, kind: type) -> Any:
-    """Return a setting as a plain ``kind``: True or False, an int above 0, a float from 0 up."""
+def plain(name: str, value: Any, kind: Any) -> Any:
+    """Return a setting as a plain bool, int above 0 or float from 0 up, as ``kind`` says.
+
+    A setting of another kind is returned as it is, and so is None where ``kind`` allows it.
+    """
+    if kind == int | None and value is not None:
+        kind = int
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False.")
     if kind not in (int, float):

@@ -12,35 +12,29 @@ import torch
 from torch import Tensor
 
 
-def frequencies(
-    d: int,
-    base: float | Tensor = 10_000.0,
-    device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
+def frequencies(d: int, base: float | Tensor, positions: Tensor) -> Tensor:
     """Return ``d / 2`` frequencies in radians per position: 1, then ever slower, towards 1/base.
+
+    They are float32, or float64 if the positions are.
 
     Raises:
         ValueError: ``d`` is odd or not positive; every frequency needs a pair of channels.
     """
     if d < 2 or d % 2:
-        raise ValueError(
-            f"{d} channels cannot be paired; positions by angles need an even number, 2 or more."
-        )
-    return 1 / base ** (torch.arange(0, d, 2, device=device, dtype=dtype) / d)  # (d / 2,)
+        raise ValueError(f"{d} channels cannot be paired; expected an even number, 2 or more.")
+    dtype = torch.promote_types(positions.dtype, torch.float32)
+    return 1 / base ** (torch.arange(0, d, 2, device=positions.device, dtype=dtype) / d)
 
 
 def sinusoidal(positions: Tensor, n_embd: int, base: float = 10_000.0) -> Tensor:
     """Return the sinusoidal encoding of ``positions``: ``(..., T)`` -> ``(..., T, n_embd)``.
 
     Channel ``2i`` is sin(position · frequency i), channel ``2i + 1`` the cosine of the same angle.
-    The numbers are float32, or float64 if the positions are.
 
     Built by hand in chapter 4, "The sinusoidal encoding". Source: Vaswani et al., 2017,
     "Attention is all you need", section 3.5.
     """
-    dtype = torch.promote_types(positions.dtype, torch.float32)
-    angles = positions[..., None] * frequencies(n_embd, base, positions.device, dtype)
+    angles = positions[..., None] * frequencies(n_embd, base, positions)  # (..., T, n_embd / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., T, n_embd)
 
 
@@ -50,21 +44,18 @@ def rotary_table(
     """Return cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
 
     Both halves of the channels have the same angles; the sines of the first half are negative.
-    ``scaling`` slows the rotation down, see :func:`check_rope_scaling`. The numbers are float32,
-    or float64 if the positions are.
+    ``scaling`` slows the rotation down, see :func:`check_rope_scaling`.
 
     Built by hand in chapter 4, "Rotary positions (RoPE)". Source: Su et al., 2021, "RoFormer:
     Enhanced transformer with rotary position embedding".
     """
-    dtype = torch.promote_types(positions.dtype, torch.float32)
-    size = 1.0
-    if scaling and scaling["rope_type"] == "dynamic":
-        # Beyond the original length, the base grows with the longest text of the batch.
+    kind, size = scaling["rope_type"] if scaling else None, 1.0
+    if kind == "dynamic":  # beyond the original length, the base grows with the longest text
         stretch = (positions.max() + 1) / scaling["original_max_position_embeddings"]
-        growth = 1 + scaling["factor"] * (stretch.to(dtype).clamp(min=1) - 1)
+        growth = 1 + scaling["factor"] * (stretch.clamp(min=1) - 1)
         base = base * growth ** (d_k / (d_k - 2))
-    turning = frequencies(d_k, base, positions.device, dtype)  # (d_k / 2,)
-    if scaling and scaling["rope_type"] != "dynamic":
+    turning = frequencies(d_k, base, positions)  # (d_k / 2,)
+    if kind in ("linear", "llama3", "yarn"):
         turning, size = _slowed(turning, base, scaling)
     angles = positions[..., None] * turning  # (..., T, d_k / 2)
     cos, sin = size * angles.cos(), size * angles.sin()
@@ -89,7 +80,7 @@ def _slowed(turning: Tensor, base: float, scaling: Mapping[str, Any]) -> tuple[T
             for turns in (s.get("beta_fast", 32), s.get("beta_slow", 1))
         )
         first, last = max(math.floor(first), 0), min(math.ceil(last), d_k - 1)
-        channel = torch.arange(len(turning), device=turning.device, dtype=turning.dtype)
+        channel = torch.arange(len(turning)).to(turning)
         kept = 1 - ((channel - first) / (last - first or 0.001)).clamp(0, 1)
         size = s.get("attention_factor", max(1.0, 1 + 0.1 * math.log(s["factor"])))
     return turning * (kept + (1 - kept) / s["factor"]), size
@@ -117,20 +108,19 @@ def check_rope_scaling(scaling: Mapping[str, Any], d_k: int) -> None:
     kind = scaling.get("rope_type")
     if kind not in ROPE_SCALING:
         raise ValueError(f"rope_type={kind!r} is not one of {', '.join(ROPE_SCALING)}.")
-    allowed, given = ROPE_SCALING[kind], set(scaling) - {"rope_type"}
-    needed = allowed[:2] if kind == "yarn" else allowed
-    if not set(needed) <= given <= set(allowed):
-        raise ValueError(
-            f"rope_scaling of rope_type={kind!r} has {', '.join(sorted(given))}; expected "
-            f"{', '.join(needed)}."
-        )
+    known, given = set(ROPE_SCALING[kind]), set(scaling) - {"rope_type"}
+    if missing := sorted(known - given - {"beta_fast", "beta_slow", "attention_factor"}):
+        raise ValueError(f"rope_scaling of rope_type={kind!r} lacks {', '.join(missing)}.")
+    if unknown := sorted(given - known):
+        raise ValueError(f"rope_scaling of rope_type={kind!r} does not know {', '.join(unknown)}.")
     for name in sorted(given):
         value = scaling[name]
         real = isinstance(value, Real) and not isinstance(value, bool)
         if not (real and 0 < value < math.inf):
             raise ValueError(f"{name}={value!r} in rope_scaling must be a number above 0.")
-    if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
-        raise ValueError("low_freq_factor in rope_scaling must be below high_freq_factor.")
+    low, high = scaling.get("low_freq_factor", 0), scaling.get("high_freq_factor", 1)
+    if low >= high:
+        raise ValueError(f"low_freq_factor={low} must be below high_freq_factor={high}.")
     if kind == "dynamic" and d_k < 4:
         raise ValueError(f"dynamic rope_scaling needs heads of 4 channels or more, not {d_k}.")
 

@@ -6,7 +6,7 @@ query, key and value side by side in one; Llama's differ from ours only in their
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +56,9 @@ LAYERS = (
     ("mlp.fc", "mlp.c_fc", "mlp.gate_proj+mlp.up_proj"),
     ("mlp.proj", "mlp.c_proj", "mlp.down_proj"),
 )
-#: Weights that GPT-2 keeps as (in, out).
+#: Weights that GPT-2 keeps as (in, out), and its three probabilities of dropping a channel.
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 #: Settings of theirs for which we have nothing, and the values that mean nothing.
 NEUTRAL = {
     "scale_attn_weights": True,
@@ -111,19 +112,15 @@ def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
             part that our GPT has not (for instance biases in a Llama); the message names it.
         RuntimeError: a weight is missing, is one too many, or has another shape.
     """
-    if isinstance(source, PreTrainedModel):
-        config, state = our_config(source.config), source.state_dict()
-    elif isinstance(source, str | Path):
-        theirs = _config_in(Path(source))
-        config = our_config(theirs)  # what we cannot have is refused before weights are read
-        state = _weights_in(Path(source), theirs)
-    else:
+    if isinstance(source, str | Path):
+        source = _model_in(Path(source))
+    if not isinstance(source, PreTrainedModel):
         raise TypeError(
             f"source is a {type(source).__name__}; expected a model of transformers or a folder, "
             "for instance from_transformers(pretrained.load('gpt2').model)."
         )
-    family = GPT2 if config.positions == "learned" else LLAMA
-    ours = _our_weights(state, config, family)
+    config = our_config(source.config)
+    ours = _our_weights(source.state_dict(), config)
     if config.tied and not torch.equal(ours["lm_head.weight"], ours["token_embedding.weight"]):
         config = replace(config, tied=False)
     with torch.device("meta"):  # shapes only: the weights are about to come
@@ -142,11 +139,10 @@ def to_transformers(model: GPT) -> PreTrainedModel:
     Raises:
         ValueError: the model has parts that neither of the two has.
     """
-    c = model.config
-    family = GPT2 if c.positions == "learned" else LLAMA
-    grouped = c.n_kv_head not in (None, c.n_head)
+    c, family = model.config, _family_of(model.config)
     activation = next((theirs for theirs, mlp in family.mlps.items() if mlp == c.mlp), None)
     wrong = any(getattr(c, name) != value for name, value in family.words(PARTS).items())
+    grouped = c.n_kv_head not in (None, c.n_head)
     if wrong or activation is None or (grouped and family is GPT2):
         raise ValueError(
             "neither GPT-2 (learned positions, layer norm first, biases, GELU) nor Llama (rotary "
@@ -155,7 +151,7 @@ def to_transformers(model: GPT) -> PreTrainedModel:
     settings = {theirs: getattr(c, ours) for ours, theirs in family.words(SETTINGS).items()}
     settings |= {family.activation: activation, "bos_token_id": None, "eos_token_id": None}
     if family is GPT2:
-        settings |= {"embd_pdrop": c.dropout, "attn_pdrop": c.dropout}
+        settings |= dict.fromkeys(DROPOUTS, c.dropout)
     else:
         rope = {"rope_type": "default"} | (c.rope_scaling or {}) | {"rope_theta": c.rope_base}
         if rope["rope_type"] in STRETCHED:
@@ -163,7 +159,7 @@ def to_transformers(model: GPT) -> PreTrainedModel:
         settings["rope_parameters"] = rope
         settings["intermediate_size"] = model.blocks[0].mlp.proj.in_features
     theirs = family.model(family.model.config_class(**settings))
-    theirs.load_state_dict(_their_weights(model, family), assign=True)
+    theirs.load_state_dict(_their_weights(model), assign=True)
     theirs.tie_weights()
     return theirs.requires_grad_(True).eval()
 
@@ -173,7 +169,7 @@ def to_transformers(model: GPT) -> PreTrainedModel:
 
 def our_config(config: PreTrainedConfig) -> GPTConfig:
     """Return the config of our GPT that computes the same as a model with theirs."""
-    family = _family(config.model_type)
+    family = _family_named(config.model_type)
     activation = getattr(config, family.activation)
     for name, value in NEUTRAL.items():
         _refuse(name, getattr(config, name, value), value)
@@ -181,17 +177,16 @@ def our_config(config: PreTrainedConfig) -> GPTConfig:
         _refuse(family.activation, activation)
     settings = {ours: getattr(config, theirs) for ours, theirs in family.words(SETTINGS).items()}
     settings |= {"mlp": family.mlps[activation]} | family.words(PARTS)
-    if family is GPT2:
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-        if len({getattr(config, name) for name in names}) > 1:
-            values = ", ".join(f"{name}={getattr(config, name)}" for name in names)
-            raise ValueError(
-                f"the model's config has {values}; our GPT has one dropout for all three. Give "
-                "them the same value first, 0 if the model is only to be read."
-            )
-    else:
+    if family is LLAMA:
         _refuse("head_dim", config.head_dim, config.hidden_size // config.num_attention_heads)
-        settings |= _our_rope(config)
+        return GPTConfig(**settings | _our_rope(config))
+    dropouts = {name: getattr(config, name) for name in DROPOUTS}
+    if len(set(dropouts.values())) > 1:
+        values = ", ".join(f"{name}={value}" for name, value in dropouts.items())
+        raise ValueError(
+            f"the model's config has {values}; our GPT has one dropout for all three. Give them "
+            "the same value first, 0 if the model is only to be read."
+        )
     return GPTConfig(**settings)
 
 
@@ -215,7 +210,11 @@ def _our_rope(config: PreTrainedConfig) -> dict[str, Any]:
     return {"rope_base": given["rope_theta"], "rope_scaling": scaling, "block_size": length}
 
 
-def _family(model_type: Any) -> Family:
+def _family_of(config: GPTConfig) -> Family:
+    return GPT2 if config.positions == "learned" else LLAMA
+
+
+def _family_named(model_type: Any) -> Family:
     if model_type not in ("gpt2", "llama"):
         raise ValueError(f"model_type is {model_type!r}; expected 'gpt2' or 'llama'.")
     return GPT2 if model_type == "gpt2" else LLAMA
@@ -229,10 +228,9 @@ def _refuse(name: str, value: Any, unless: Any = None) -> None:
 # --- weights -------------------------------------------------------------------------------------
 
 
-def _our_weights(
-    state: Mapping[str, Tensor], config: GPTConfig, family: Family
-) -> dict[str, Tensor]:
+def _our_weights(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     """Return the state dict of a GPT of ``config`` with copies of the weights in ``state``."""
+    family = _family_of(config)
     layers = family.words(LAYERS)
     prefix = layers["norm"].split(".")[0] + "."
     if not any(name.startswith(prefix) for name in state):  # a model without a head
@@ -240,27 +238,30 @@ def _our_weights(
     if config.tied:
         state = {"lm_head.weight": state[f"{layers['token_embedding']}.weight"], **state}
     with torch.device("meta"):
-        names = list(GPT(config).state_dict())
-    ours, used = {}, set()
-    for name in names:
-        theirs, third = _their_names(name, family)
-        if missing := [part for part in theirs if part not in state]:
-            raise RuntimeError(f"the weights lack {missing[0]}; is the file of another model?")
-        value = torch.cat([_turned(part, state[part], family) for part in theirs])  # (out, in)
+        names = {name: _their_names(name, family) for name in GPT(config).state_dict()}
+    needed = {part for parts, _ in names.values() for part in parts}
+    _refuse_weights(needed - set(state), set(state) - needed)
+    ours = {}
+    for name, (parts, third) in names.items():
+        value = torch.cat([_turned(part, state[part], family) for part in parts])  # (out, in)
         value = value if third is None else value.chunk(3)[third]
         ours[name] = value.detach().clone(memory_format=torch.contiguous_format)
-        used.update(theirs)
-    if extra := sorted(set(state) - used):
-        raise RuntimeError(f"the weights hold {extra[0]}, which a model of this config has not.")
     return ours
 
 
-def _their_weights(model: GPT, family: Family) -> dict[str, Tensor]:
+def _refuse_weights(missing: Iterable[str], extra: Iterable[str]) -> None:
+    for name in sorted(missing):
+        raise RuntimeError(f"the weights lack {name}; is the file of another model?")
+    for name in sorted(extra):
+        raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
+
+
+def _their_weights(model: GPT) -> dict[str, Tensor]:
     """Return copies of the weights of ``model`` as they store them."""
-    pieces = defaultdict(list)
+    family, pieces = _family_of(model.config), defaultdict(list)
     for name, value in model.state_dict().items():
-        theirs, _ = _their_names(name, family)  # the thirds come in order
-        for part, piece in zip(theirs, value.chunk(len(theirs)), strict=True):
+        parts, _ = _their_names(name, family)  # the thirds come in order
+        for part, piece in zip(parts, value.chunk(len(parts)), strict=True):
             pieces[part].append(piece)
     return {
         name: _turned(name, torch.cat(parts), family).clone(memory_format=torch.contiguous_format)
@@ -286,8 +287,8 @@ def _turned(name: str, value: Tensor, family: Family) -> Tensor:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _config_in(folder: Path) -> PreTrainedConfig:
-    """Return the config of a model in ``folder``; transformers fills in what it leaves out."""
+def _model_in(folder: Path) -> PreTrainedModel:
+    """Return the model in ``folder``, with a head; transformers fills in what its config omits."""
     path = folder / "config.json"
     if not path.is_file():
         problem = f"{path} is missing" if folder.is_dir() else f"{folder} is not a folder"
@@ -299,28 +300,27 @@ def _config_in(folder: Path) -> PreTrainedConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); fetch the file again.") from None
-    family = _family(fields.get("model_type") if isinstance(fields, dict) else None)
+    kind = _family_named(fields.get("model_type") if isinstance(fields, dict) else None).model
     try:
-        return family.model.config_class.from_dict(fields)
+        config = kind.config_class.from_dict(fields)
     except Exception as error:  # transformers and its libraries have many kinds
         raise ValueError(f"transformers cannot read {path}: {_in_a_line(error)}") from error
+    our_config(config)  # what we cannot have is refused before weights are read
+    return _with_weights(kind, folder, config)
 
 
-def _weights_in(folder: Path, config: PreTrainedConfig) -> Mapping[str, Tensor]:
-    """Return the weights in ``folder`` under the names of a whole model with a head."""
+def _with_weights(
+    kind: type[PreTrainedModel], folder: Path, config: PreTrainedConfig
+) -> PreTrainedModel:
     path = folder / "model.safetensors"
     if not path.is_file() and not path.with_suffix(".safetensors.index.json").is_file():
         others = ", ".join(sorted(other.name for other in folder.glob("*.bin")))
+        others = others and f" {others}: an older format, which can hide programs; convert it."
         raise FileNotFoundError(
-            f"{path} is missing; expected a folder with config.json and model.safetensors."
-            + (
-                f" {others}: an older format, which can hide programs; convert it."
-                if others
-                else ""
-            )
+            f"{path} is missing; expected a folder with config.json and model.safetensors.{others}"
         )
     try:
-        model, report = _family(config.model_type).model.from_pretrained(
+        model, report = kind.from_pretrained(
             folder,
             config=config,
             dtype="auto",
@@ -335,13 +335,11 @@ def _weights_in(folder: Path, config: PreTrainedConfig) -> Mapping[str, Tensor]:
         ) from error
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise RuntimeError(
-            f"{name} has shape {tuple(found)} in the file; the config says {tuple(expected)}."
+            f"the weights have {name} as {tuple(found)}; a model of this config has it as "
+            f"{tuple(expected)}."
         )
-    for name in sorted(report["missing_keys"]):
-        raise RuntimeError(f"the weights lack {name}; is the file of another model?")
-    for name in sorted(report["unexpected_keys"]):
-        raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
-    return model.state_dict()
+    _refuse_weights(report["missing_keys"], report["unexpected_keys"])
+    return model
 
 
 def _in_a_line(error: Exception) -> str:

@@ -239,8 +239,8 @@ def test_a_cache_keeps_the_rows_it_is_told_to():
 @given(seeds, sizes, sizes)
 def test_qk_norm_bounds_the_scores(seed, T, d_k):
     torch.manual_seed(seed)
-    module = gpt.MultiHeadAttention(2 * d_k, 2, qk_norm=True)
-    x = torch.randn(2, T, 2 * d_k)
+    module = gpt.MultiHeadAttention(2 * d_k, 2, qk_norm=True).double()
+    x = torch.randn(2, T, 2 * d_k).double()
 
     def scaled(factor):
         with torch.no_grad():
@@ -250,7 +250,7 @@ def test_qk_norm_bounds_the_scores(seed, T, d_k):
         return module(x)
 
     # Longer queries and keys change nothing: only their direction counts.
-    close(scaled(1e3), scaled(1e3), atol=1e-3)
+    close(scaled(1e6), scaled(1e3))
 
 
 def test_cache_and_rotary_are_for_self_attention():
