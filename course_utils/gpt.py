@@ -28,7 +28,7 @@ from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table,
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 #: What normalises the residual stream before each part of a block.
 NORMS = ("layer", "rms")
-#: What stands between the two matrices of an :class:`MLP`.
+#: What an :class:`MLP` computes between its two matrices.
 MLPS = ("gelu_tanh", "gelu", "relu2", "swiglu")
 
 
@@ -36,7 +36,7 @@ MLPS = ("gelu_tanh", "gelu", "relu2", "swiglu")
 class GPTConfig:
     """Everything that decides the shape of a :class:`GPT`.
 
-    Built by hand in chapter 8, "Hyperparameters".
+    Explained in chapter 8, "Hyperparameters".
 
     Args:
         vocab_size: number of different tokens ``V``.
@@ -122,7 +122,7 @@ def causal_mask(
 
 
 def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
-    """Return ``mask``, boolean or added to the scores, closed where ``allowed`` is False."""
+    """Return ``mask``, boolean or numbers, with every pair closed that ``allowed`` forbids."""
     if mask is None:
         return allowed
     return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, -math.inf)
@@ -184,15 +184,15 @@ class KVCache:
         Raises:
             ValueError: the cache holds another number of texts.
         """
-        B, H, T, d_k = key.shape
+        B, H_kv, T, d_k = key.shape
         start, end = self.length, self.length + T
         if self._room is None:
-            self._room = key.new_empty(2, B, H, max(64, 2 * T), d_k)
+            self._room = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
         elif self._room.shape[1] != B:
             n = self._room.shape[1]
             raise ValueError(f"the cache holds {n} texts, not {B}; begin with a new cache.")
         elif end > self._room.shape[3]:
-            self._room = torch.cat([self._room, key.new_empty(2, B, H, end, d_k)], dim=3)
+            self._room = torch.cat([self._room, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
         self._room[0, :, :, start:end] = key
         self._room[1, :, :, start:end] = value
         self.length = end
@@ -290,7 +290,7 @@ class MultiHeadAttention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, *rotary), rotate(key, *rotary)
         if cache is not None:
-            key, value = cache.append(key, value)  # the same with all T_k tokens so far
+            key, value = cache.append(key, value)  # (B, H_kv, T_k, d_k), now of all tokens
 
         T_q, T_k = query.shape[2], key.shape[2]
         causal = self.causal and T_q > 1  # a single query comes last and may look at everything
@@ -449,7 +449,7 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
-        # A block that norms after each part ends with a norm of its own.
+        # With a norm after each part, the last block ends with one already.
         self.norm = make_norm(c) if c.norm_first else nn.Identity()
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         if c.tied:
@@ -488,13 +488,13 @@ class GPT(nn.Module):
         Args:
             ids: ``(B, T)``, token ids, ``T`` at most ``block_size``.
             targets: ``(B, T)``, the id that follows each position; -100 leaves a position out.
-                With all left out, the loss is NaN, a mean of nothing.
+                With all of them left out, the loss is NaN: there is nothing to average.
             cache: from :meth:`new_cache`; ``ids`` are then the tokens after those it holds.
             n_pad: ``(B,)``, how many columns at the left of each row are only padding, the cached
                 columns counted; what the model returns there means nothing.
 
         Returns:
-            logits ``(B, T, V)``, and the mean cross-entropy in nats a token (a scalar), or None
+            logits ``(B, T, V)``, and the mean cross-entropy in nats per token (a scalar), or None
             without targets.
 
         Raises:
@@ -512,7 +512,7 @@ class GPT(nn.Module):
     def hidden_states(
         self, ids: Tensor, *, cache: list[KVCache] | None = None, n_pad: Tensor | None = None
     ) -> Tensor:
-        """Return what the head reads, ``(B, T, C)``; the arguments are those of the model."""
+        """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
         inputs.check_batch(ids, n_past, c.vocab_size, c.block_size, self.lm_head.weight.device)
         if cache is not None and len(cache) != c.n_layer:
@@ -542,8 +542,8 @@ class GPT(nn.Module):
             rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
 
         x = self.dropout(x)
-        for block, kept in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
-            x = block(x, mask, rotary, kept)  # (B, T, C)
+        for block, its_cache in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
+            x = block(x, mask, rotary, its_cache)  # (B, T, C)
         return self.norm(x)
 
     def new_cache(self) -> list[KVCache]:

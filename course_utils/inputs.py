@@ -1,6 +1,7 @@
-"""What a model cannot read, said in a sentence before it computes anything.
+"""Checks of what a model is given: settings, token ids, targets, shapes.
 
-Each function raises ValueError with what was wrong, what was expected, and what to do.
+Each raises ValueError with what was wrong, what was expected and what to do, before the model
+computes anything.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Weights of GPT-2 and Llama-type models: from transformers into our GPT, and back.
 
-The two store the same numbers under other names. GPT-2 keeps its matrices as (in, out), with
-query, key and value side by side in one; Llama's differ from ours only in their names.
+transformers stores the same numbers under other names. GPT-2 keeps its matrices as (in, out), with
+query, key and value side by side in one; Llama keeps the two halves of ``mlp.fc`` apart.
 """
 
 import json
@@ -59,7 +59,7 @@ LAYERS = (
 #: Weights that GPT-2 keeps as (in, out), and its three probabilities of dropping a channel.
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-#: Settings of theirs for which we have nothing, and the values that mean nothing.
+#: Settings of theirs that we do not have, and the values at which they change nothing.
 NEUTRAL = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
