@@ -534,11 +534,11 @@ class GPT(nn.Module):
             mask = restrict(mask, allowed[:, None])  # (B, 1 or H, T, T_k)
 
         if c.positions == "learned":
-            x = x + self.position_embedding(positions)
+            x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
-        elif c.positions == "rotary":  # (T, d_k), or (B, 1, T, d_k) for all heads of a row
-            where = positions.to(exact) if n_pad is None else positions[:, None].to(exact)
+        elif c.positions == "rotary":
+            where = positions.unsqueeze(-2).to(exact)  # (1, T) or (B, 1, T), for all heads
             rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
 
         x = self.dropout(x)
