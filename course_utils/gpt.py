@@ -292,14 +292,16 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             key, value = cache.append(key, value)  # (B, H_kv, T_k, d_k), now of all tokens
 
-        T_q, T_k = query.shape[2], key.shape[2]
-        causal = self.causal and T_q > 1  # a single query comes last and may look at everything
-        if causal and (mask is not None or T_q != T_k or not self.fused):
-            mask, causal = restrict(mask, causal_mask(T_q, T_k, x.device)), False
+        T_q, T_k, is_causal = query.shape[2], key.shape[2], False
+        if self.causal and T_q > 1:  # a single query comes last and may look at everything
+            if self.fused and mask is None and T_q == T_k:
+                is_causal = True  # the kernel has a causal mask of its own, which is faster
+            else:
+                mask = restrict(mask, causal_mask(T_q, T_k, x.device))
         dropout = self.dropout if self.training else 0.0
         if self.fused:
             out = F.scaled_dot_product_attention(
-                query, key, value, mask, dropout, is_causal=causal, enable_gqa=self.group > 1
+                query, key, value, mask, dropout, is_causal, enable_gqa=self.group > 1
             )  # (B, H, T_q, d_k)
         else:
             if self.group > 1:  # one copy of each key head for every query head of its group
