@@ -314,29 +314,15 @@ class MultiHeadAttention(nn.Module):
 # --- the other parts of a block ------------------------------------------------------------------
 
 
-class RMSNorm(nn.Module):
-    """Give the channels of each position a mean square of 1, then scale each by its weight.
-
-    Built by hand in chapter 9, "RMSNorm by hand". Source: Zhang and Sennrich, 2019, "Root mean
-    square layer normalization".
-    """
-
-    def __init__(self, n_embd: int, eps: float = 1e-5):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(n_embd)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` -> ``(..., C)``; the mean is taken in float32 or finer, as Llama does."""
-        inputs.check_width(x, len(self.weight))
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        exact = exact / (exact.square().mean(-1, keepdim=True) + self.eps).sqrt()
-        return exact.to(x.dtype) * self.weight
-
-
 def make_norm(config: GPTConfig) -> nn.Module:
-    """Return the norm that ``config`` asks for, with weights of its own."""
+    """Return the norm that ``config`` asks for, ``(..., C)`` -> ``(..., C)``.
+
+    Both scale the channels of each position; layer norm also takes off their mean. Built by hand
+    in chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al.,
+    2016, "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
+    """
     if config.norm == "rms":
-        return RMSNorm(config.n_embd, config.norm_eps)
+        return nn.RMSNorm(config.n_embd, config.norm_eps)
     return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
 
 

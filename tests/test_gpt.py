@@ -13,7 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from course_utils.gpt import GPT, MLP, MLPS, NORMS, POSITIONS, Block, GPTConfig, RMSNorm
+from course_utils.gpt import (
+    GPT,
+    MLP,
+    MLPS,
+    NORMS,
+    POSITIONS,
+    Block,
+    GPTConfig,
+    MultiHeadAttention,
+    make_norm,
+)
 
 quick = settings(deadline=None, max_examples=40)
 SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
@@ -68,29 +78,26 @@ def test_one_token_under_autocast():
 @quick
 @given(
     st.integers(0, 2**16),
-    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
     st.lists(st.integers(1, 6), max_size=3),
     st.integers(1, 6),
     st.sampled_from([1e-5, 1e-3]),
 )
-def test_rms_norm_equals_llamas_and_torchs(seed, dtype, leading, C, eps):
+def test_rms_norm_equals_llamas(seed, dtype, leading, C, eps):
     torch.manual_seed(seed)
-    ours = RMSNorm(C, eps).to(dtype)
+    config = GPTConfig(1, n_head=1, n_embd=C, norm="rms", norm_eps=eps, positions="none")
+    ours, theirs = make_norm(config).to(dtype), LlamaRMSNorm(C, eps).to(dtype)
     nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
     x = torch.randn(*leading, C, dtype=dtype)
-    if dtype != torch.float64:  # where Llama's is rounded to float32
-        theirs = LlamaRMSNorm(C, eps).to(dtype)
-        theirs.load_state_dict(ours.state_dict())
-        torch.testing.assert_close(ours(x), theirs(x))
-    if dtype != torch.bfloat16:
-        torch.testing.assert_close(ours(x), F.rms_norm(x, (C,), ours.weight, eps))
+    # Llama rounds to 16 bits before the weight too, so the two may be one step apart there.
+    step = {"atol": 1e-2, "rtol": 2**-7} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(ours(x), theirs(x), **step)
 
 
-@pytest.mark.parametrize("layer", [MLP(6), RMSNorm(6), Block(GPTConfig(1, n_head=2, n_embd=6))])
+@pytest.mark.parametrize("layer", [MLP(6), MultiHeadAttention(6, 2)])
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 7), (6, 1)])
 def test_a_layer_names_the_width_it_expects(layer, shape):
-    if isinstance(layer, Block):
-        layer = layer.attention
     with pytest.raises(ValueError, match=rf"x has shape .*{shape[-1]}\); .*n_embd=6 channels"):
         layer(torch.randn(shape))
 

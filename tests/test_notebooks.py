@@ -97,7 +97,7 @@ def test_a_section_that_a_docstring_names_exists(path):
 def test_every_part_of_the_model_says_where_it_is_built_by_hand():
     named = {name for name, text in docstrings(ROOT / "course_utils/gpt.py") if BUILT.search(text)}
     assert {"causal_mask", "attention_weights", "KVCache", "MultiHeadAttention"} <= named
-    assert {"GPTConfig", "RMSNorm", "MLP", "Block", "GPT"} <= named
+    assert {"GPTConfig", "make_norm", "MLP", "Block", "GPT"} <= named
 
 
 def papers(text):
