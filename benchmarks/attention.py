@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_utils.attention import causal_mask, scaled_dot_product_attention
 from course_utils.device import pick_device
+from course_utils.gpt import causal_mask, scaled_dot_product_attention
 
 HEADS, D_K = 8, 64
 

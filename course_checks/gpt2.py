@@ -15,7 +15,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from course_checks import Verdict, Wrong, check
 from course_checks.answers import as_tensor, call, draw, name_mistake, same
-from course_utils.layers import gelu, layer_norm
 
 __all__ = [
     "Verdict",
@@ -26,6 +25,17 @@ __all__ = [
 ]
 
 B, T, C, V = 2, 5, 6, 11  # batch, tokens, channels, vocabulary
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GPT-2's form of GELU."""
+    return F.gelu(x, approximate="tanh")
 
 
 # --- 1 ---------------------------------------------------------------------------------------
@@ -265,7 +275,7 @@ _LAYOUT = "GPT-2 stores its matrices as (in, out), so it is `x @ weight`, withou
 
 
 def _mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return gelu(x @ w1 + b1, "tanh") @ w2 + b2
+    return gelu(x @ w1 + b1) @ w2 + b2
 
 
 def _mlp_of(answer: Callable, x: Tensor, *weights: Tensor) -> Tensor:
@@ -302,18 +312,16 @@ def _mlp_mistakes(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> 
         "This is tanh alone; GPT-2 has GELU, whose tanh form multiplies by x.": after(
             before.tanh()
         ),
-        "The first bias is missing.": gelu(x @ w1, "tanh") @ w2 + b2,
+        "The first bias is missing.": gelu(x @ w1) @ w2 + b2,
         "The second bias is missing.": right - b2,
-        "Both biases are missing.": gelu(x @ w1, "tanh") @ w2,
+        "Both biases are missing.": gelu(x @ w1) @ w2,
         "The wrong order: GELU comes after the second layer; it belongs between the two.": gelu(
-            after(before), "tanh"
+            after(before)
         ),
         "The wrong order: GELU comes before the first layer; it belongs between the two.": after(
-            gelu(x, "tanh") @ w1 + b1
+            gelu(x) @ w1 + b1
         ),
-        "There is a second GELU at the end; the output of the MLP is not bent.": gelu(
-            right, "tanh"
-        ),
+        "There is a second GELU at the end; the output of the MLP is not bent.": gelu(right),
         "x was added. The residual connection belongs to the block, not to the MLP.": x + right,
         "x was normalised first. The norm belongs to the block, not to the MLP.": _mlp(
             layer_norm(x), w1, b1, w2, b2
@@ -325,7 +333,7 @@ def _mlp_mistakes(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> 
             2 / math.pi * (before + 0.044715 * before**3)
         ),
         "In your GELU the factor √(2/π) is missing.": bent(before + 0.044715 * before**3),
-        "In your GELU the factor ½ is missing.": after(2 * gelu(before, "tanh")),
+        "In your GELU the factor ½ is missing.": after(2 * gelu(before)),
         "In your GELU the constant is 0.44715; it is 0.044715.": bent(
             root * (before + 0.44715 * before**3)
         ),

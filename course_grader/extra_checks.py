@@ -29,8 +29,8 @@ from course_checks.answers import (
     near,
     same,
 )
-from course_utils.attention import causal_mask, scaled_dot_product_attention
 from course_utils.attention_views import head_statistics
+from course_utils.gpt import causal_mask, scaled_dot_product_attention
 from course_utils.optimizers import AdamW
 from course_utils.sampling import keep_top_k, keep_top_p
 

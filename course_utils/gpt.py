@@ -1,34 +1,42 @@
-"""A GPT: token and position embeddings, a stack of blocks, a final norm and a head.
+"""A GPT in one file, to be read from top to bottom: attention, MLP, block, model.
 
-The whole model reads from top to bottom; its parts live in :mod:`course_utils.layers`,
-:mod:`course_utils.attention` and :mod:`course_utils.positions`. One config
-covers GPT-2 (its defaults, with a tied head) and modern decoders such as Llama.
-Sources: Radford et al., 2019, "Language models are unsupervised multitask learners" (GPT-2);
-Touvron et al., 2023, "LLaMA: Open and efficient foundation language models".
+One config covers GPT-2 (its defaults, with ``tied=True``) and modern decoders such as Llama.
+Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
+heads (``n_head``), ``d_k`` channels of one head, ``V`` tokens in the vocabulary. ``T_q`` queries
+and ``T_k`` keys differ only where they come from different sequences, or where a cache holds
+keys of earlier tokens.
+
+Sources: Vaswani et al., 2017, "Attention is all you need"; Radford et al., 2019, "Language models
+are unsupervised multitask learners" (GPT-2); Touvron et al., 2023, "LLaMA: Open and efficient
+foundation language models".
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Integral, Real
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.attention import KVCache, MultiHeadAttention, check_heads
-from course_utils.layers import MLP, MLPS, NORMS, Linear, make_norm
-from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, sinusoidal
+from course_utils import inputs
+from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, rotate, sinusoidal
 
 #: How a :class:`GPT` can be told the order of its tokens.
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
+#: What normalises the residual stream before each part of a block.
+NORMS = ("layer", "rms")
+#: What an :class:`MLP` computes between its two matrices.
+MLPS = ("gelu_tanh", "gelu", "relu2", "swiglu")
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """Everything that decides the shape of a :class:`GPT`.
+
+    Explained in chapter 8, "Hyperparameters".
 
     Args:
         vocab_size: number of different tokens ``V``.
@@ -37,8 +45,7 @@ class GPTConfig:
         n_head: attention heads in each block; divides ``n_embd``.
         n_embd: channels ``C``, the width of the residual stream.
         n_kv_head: heads of keys and values, ``n_head`` by default; divides it.
-        n_hidden: width inside the MLP; by default about ``4 * n_embd``, see
-            :class:`~course_utils.layers.MLP`.
+        n_hidden: width inside the MLP; by default about ``4 * n_embd``, see :class:`MLP`.
         dropout: probability of dropping a channel while training.
         bias: give the linear layers and the layer norms a bias.
         tied: use the token embedding as the output matrix too, as GPT-2 does.
@@ -53,8 +60,7 @@ class GPTConfig:
             of Llama 3.1; see :func:`~course_utils.positions.check_rope_scaling`.
 
     Raises:
-        ValueError: a size is not a whole number above 0, heads do not divide, ``dropout`` is not a
-            probability below 1, or a kind is unknown.
+        ValueError: a value is of the wrong kind or out of range, or two do not fit together.
     """
 
     vocab_size: int
@@ -77,43 +83,297 @@ class GPTConfig:
     rope_scaling: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            self._check_number(name, Integral, 1)
-        for name in ("n_kv_head", "n_hidden"):
-            if getattr(self, name) is not None:
-                self._check_number(name, Integral, 1)
-        for name in ("dropout", "norm_eps", "rope_base"):
-            self._check_number(name, Real, 0)
-        for name in ("bias", "tied", "norm_first", "qk_norm"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ValueError(f"{name}={value!r} must be True or False.")
-        check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
+        for field in fields(self):
+            value = inputs.plain(field.name, getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
         if self.dropout >= 1:
-            raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1.")
-        kinds = {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}
-        for name, known in kinds.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
-        width = {"rotary": self.n_embd // self.n_head, "sinusoidal": self.n_embd}
-        if width.get(self.positions, 0) % 2:
+            raise ValueError(f"dropout={self.dropout} must be below 1.")
+        for name, known in {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}.items():
+            inputs.check_kind(name, getattr(self, name), known)
+        inputs.check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
+        d_k = self.n_embd // self.n_head
+        paired = {"rotary": d_k, "sinusoidal": self.n_embd}.get(self.positions, 0)
+        if paired % 2:
             raise ValueError(
-                f"{self.positions} positions need an even number of channels, not "
-                f"{width[self.positions]} (n_embd={self.n_embd}, n_head={self.n_head})."
+                f"{self.positions} positions need an even number of channels, not {paired} "
+                f"(n_embd={self.n_embd}, n_head={self.n_head})."
             )
         if self.rope_scaling is not None:
             if self.positions != "rotary":
                 raise ValueError(f"rope_scaling is for rotary positions, not {self.positions!r}.")
-            check_rope_scaling(self.rope_scaling, self.n_embd // self.n_head)
+            check_rope_scaling(self.rope_scaling, d_k)
 
-    def _check_number(self, name: str, kind: type, least: int) -> None:
-        """Make the field a plain ``int`` or ``float``, or raise ValueError."""
-        value = getattr(self, name)
-        word = "whole number" if kind is Integral else "number"
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"{name}={value!r} must be a {word}.")
-        if not least <= value < math.inf:
-            raise ValueError(f"{name}={value} must be at least {least}.")
-        object.__setattr__(self, name, int(value) if kind is Integral else float(value))
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def causal_mask(
+    n_query: int, n_key: int | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
+
+    Query ``i`` may look at keys up to its own position. With more keys than queries, the queries
+    are the last ones of the sequence, as in generation with a cache.
+
+    Built by hand in chapter 5, "Masks: who may look at whom".
+    """
+    n_key = n_query if n_key is None else n_key
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+
+
+def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
+    """Return ``mask``, boolean or numbers, with every pair closed that ``allowed`` forbids."""
+    if mask is None:
+        return allowed
+    return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, -math.inf)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(query keyᵀ / √d_k): how much each query takes from each key.
+
+    Built by hand in chapter 5, "Attention, one step at a time".
+
+    Args:
+        query: ``(..., T_q, d_k)``.
+        key: ``(..., T_k, d_k)``.
+        mask: broadcast to ``(..., T_q, T_k)``; boolean, True where a query may look, or numbers
+            that are added to the scores. A query that may look nowhere gives a row of NaN.
+
+    Returns:
+        ``(..., T_q, T_k)``; every row sums to 1.
+    """
+    query = query / math.sqrt(query.shape[-1])  # cheaper than dividing the T_q * T_k scores
+    scores = query @ key.transpose(-2, -1)  # (..., T_q, T_k)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1)
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the weighted mean of the values for each query, ``(..., T_q, d_v)``.
+
+    This is the definition. torch's function of the same name gives the same numbers without ever
+    holding all the weights, which is what :class:`MultiHeadAttention` uses.
+    """
+    return attention_weights(query, key, mask) @ value
+
+
+class KVCache:
+    """The keys and values of the tokens that one attention layer has read so far.
+
+    Without it, each new token would compute the keys and values of all earlier ones again. The
+    room for them doubles when it is full, so adding a token costs the same however many there are.
+
+    Built by hand in chapter 7, "The KV cache: do not read the book again for every word".
+
+    Attributes:
+        length: number of tokens held.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._room: Tensor | None = None  # (2, B, H_kv, room, d_k): keys, then values
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new tokens' ``(B, H_kv, T, d_k)``; return all keys and all values so far.
+
+        Raises:
+            ValueError: the cache holds another number of texts.
+        """
+        B, H_kv, T, d_k = key.shape
+        start, end = self.length, self.length + T
+        if self._room is None:
+            self._room = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
+        elif self._room.shape[1] != B:
+            n = self._room.shape[1]
+            raise ValueError(f"the cache holds {n} texts, not {B}; begin with a new cache.")
+        elif end > self._room.shape[3]:
+            self._room = torch.cat([self._room, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
+        self._room[0, :, :, start:end] = key
+        self._room[1, :, :, start:end] = value
+        self.length = end
+        return self._room[0, :, :, :end], self._room[1, :, :, :end]  # (B, H_kv, T_k, d_k) each
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the texts that ``rows`` ``(B',)`` names, in its order; a row may come twice."""
+        if self._room is not None:
+            self._room = self._room[:, rows]
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side: self-attention, causal or not, and cross-attention.
+
+    Built by hand in chapter 5, "Several heads".
+
+    Args:
+        n_embd: channels ``C`` in and out; a multiple of ``n_head``.
+        n_head: number of heads ``H`` of queries; each has ``d_k = n_embd / n_head`` channels.
+        n_kv_head: number of heads of keys and values, ``n_head`` by default. With fewer, each
+            serves a group of neighbouring query heads (grouped-query attention, Ainslie et al.,
+            2023; with one, multi-query attention, Shazeer, 2019).
+        causal: let a query look at its own position and earlier ones only.
+        bias: give the four projections a bias.
+        dropout: probability of dropping an attention weight while training.
+        qk_norm: give every query and key a layer norm, so that scores cannot grow without bound
+            (Dehghani et al., 2023, "Scaling vision transformers to 22 billion parameters").
+
+    Set the attribute ``fused`` to False to compute the definition step by step instead of calling
+    torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
+
+    Raises:
+        ValueError: heads do not divide the channels, or key heads do not divide query heads.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        *,
+        n_kv_head: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+    ):
+        super().__init__()
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        inputs.check_heads(n_embd, n_head, n_kv_head)
+        self.d_k, self.group = n_embd // n_head, n_head // n_kv_head
+        self.causal, self.dropout, self.fused = causal, dropout, True
+        self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
+        self.key_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
+        self.query = nn.Linear(n_embd, n_embd, bias=bias)
+        self.key = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
+        self.value = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
+        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``(B, T, H * d_k)`` -> ``(B, H, T, d_k)``: each head gets its own slice of channels."""
+        return x.unflatten(-1, (-1, self.d_k)).transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Return ``(B, T_q, C)``.
+
+        Args:
+            x: ``(B, T_q, C)``, where the queries come from.
+            memory: ``(B, T_k, C)``, where keys and values come from; ``x`` itself by default.
+            mask: broadcast to ``(B, H, T_q, T_k)``; boolean, True where a query may look (for
+                padding, ``(B, 1, 1, T_k)``), or numbers that are added to the scores.
+            rotary: cosines and sines that turn queries and keys, from
+                :func:`~course_utils.positions.rotary_table`.
+            cache: the tokens read before ``x``; those of ``x`` are added to it.
+
+        Raises:
+            ValueError: another width than ``n_embd``, or a memory with ``rotary`` or ``cache``.
+        """
+        if memory is not None and (cache is not None or rotary is not None):
+            raise ValueError(
+                "cache and rotary are for self-attention; leave them out where there is a memory."
+            )
+        memory = x if memory is None else memory
+        for source in (x, memory):
+            inputs.check_width(source, self.query.in_features)
+        query = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
+        key = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
+        value = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        if cache is not None:
+            key, value = cache.append(key, value)  # (B, H_kv, T_k, d_k), now of all tokens
+
+        T_q, T_k, is_causal = query.shape[2], key.shape[2], False
+        if self.causal and T_q > 1:  # a single query comes last and may look at everything
+            if self.fused and mask is None and T_q == T_k:
+                is_causal = True  # the kernel has a causal mask of its own, which is faster
+            else:
+                mask = restrict(mask, causal_mask(T_q, T_k, x.device))
+        dropout = self.dropout if self.training else 0.0
+        if self.fused:
+            out = F.scaled_dot_product_attention(
+                query, key, value, mask, dropout, is_causal, enable_gqa=self.group > 1
+            )  # (B, H, T_q, d_k)
+        else:
+            if self.group > 1:  # one copy of each key head for every query head of its group
+                key, value = (t.repeat_interleave(self.group, dim=1) for t in (key, value))
+            weights = attention_weights(query, key, mask)  # (B, H, T_q, T_k)
+            out = F.dropout(weights, dropout) @ value  # (B, H, T_q, d_k)
+        return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
+
+
+# --- the other parts of a block ------------------------------------------------------------------
+
+
+def make_norm(config: GPTConfig) -> nn.Module:
+    """Return the norm that ``config`` asks for, ``(..., C)`` -> ``(..., C)``.
+
+    Both scale the channels of each position; layer norm also takes off their mean. Built by hand
+    in chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al.,
+    2016, "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
+    """
+    if config.norm == "rms":
+        return nn.RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
+
+
+class MLP(nn.Module):
+    """The feed-forward network of a block, which works on each position by itself.
+
+    It widens the channels, applies a nonlinearity, and narrows them again. Built by hand in
+    chapter 6, "Step 9: the MLP", and for "swiglu" in chapter 9, "SwiGLU by hand".
+
+    Args:
+        n_embd: channels ``C`` in and out.
+        n_hidden: channels in between. By default four times ``n_embd``; for "swiglu", which has
+            three matrices, two thirds of that, so that the number of parameters is about the same.
+        bias: give the layers a bias.
+        kind: "gelu_tanh" (GPT-2), "gelu" (exact, several times faster on a CPU), "relu2" (the
+            square of ReLU; So et al., 2021, "Primer") or "swiglu" (Llama; Shazeer, 2020, "GLU
+            variants improve transformer").
+
+    Raises:
+        ValueError: ``kind`` is none of these.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_hidden: int | None = None,
+        *,
+        bias: bool = True,
+        kind: str = "gelu_tanh",
+    ):
+        super().__init__()
+        inputs.check_kind("mlp", kind, MLPS)
+        self.kind = kind
+        if n_hidden is None:
+            n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
+        # SwiGLU's two projections of the input are the two halves of one matrix: gate, then up.
+        self.fc = nn.Linear(n_embd, 2 * n_hidden if kind == "swiglu" else n_hidden, bias=bias)
+        self.proj = nn.Linear(n_hidden, n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` -> ``(..., C)``."""
+        inputs.check_width(x, self.fc.in_features)
+        hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
+        if self.kind == "swiglu":
+            gate, up = hidden.chunk(2, dim=-1)  # (..., n_hidden) each
+            hidden = F.silu(gate) * up
+        elif self.kind == "relu2":
+            hidden = F.relu(hidden).square()
+        else:
+            hidden = F.gelu(hidden, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        return self.proj(hidden)
 
 
 class Block(nn.Module):
@@ -122,13 +382,15 @@ class Block(nn.Module):
     With ``norm_first``, each part is x + f(norm(x)), as in GPT-2 and most that followed; without,
     norm(x + f(x)), as in the first transformer. Xiong et al., 2020, "On layer normalization in the
     transformer architecture", compare the two.
+
+    Built by hand in chapter 8, "The model".
     """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         c = config
         self.norm_first = c.norm_first
-        self.norm1 = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
+        self.norm1 = make_norm(c)
         self.attention = MultiHeadAttention(
             c.n_embd,
             c.n_head,
@@ -138,7 +400,7 @@ class Block(nn.Module):
             dropout=c.dropout,
             qk_norm=c.qk_norm,
         )
-        self.norm2 = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
+        self.norm2 = make_norm(c)
         self.mlp = MLP(c.n_embd, c.n_hidden, bias=c.bias, kind=c.mlp)
         self.dropout = nn.Dropout(c.dropout)
 
@@ -146,22 +408,26 @@ class Block(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None = None,
-        *,
         rotary: tuple[Tensor, Tensor] | None = None,
-        bias: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """``(B, T, C)`` -> ``(B, T, C)``; the other arguments go to the attention."""
-        options = {"mask": mask, "rotary": rotary, "bias": bias, "cache": cache}
+        """``(B, T, C)`` -> ``(B, T, C)``; the rest is for :class:`MultiHeadAttention`."""
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.norm1(x), **options))
+            x = x + self.dropout(self.attention(self.norm1(x), None, mask, rotary, cache))
             return x + self.dropout(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attention(x, **options)))
+        x = self.norm1(x + self.dropout(self.attention(x, None, mask, rotary, cache)))
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
+# --- the model -----------------------------------------------------------------------------------
+
+
 class GPT(nn.Module):
-    """A decoder-only transformer that predicts the next token at every position."""
+    """A decoder-only transformer that predicts the next token at every position.
+
+    Built by hand in chapter 8, "The model"; chapter 6, "One prompt, step by step", follows one
+    text through GPT-2.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -171,15 +437,14 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
-        # A post-norm block ends with a norm of its own.
-        norm = make_norm(c.norm, c.n_embd, bias=c.bias, eps=c.norm_eps)
-        self.norm = norm if c.norm_first else nn.Identity()
-        self.head = Linear(c.n_embd, c.vocab_size, bias=False)
+        # With a norm after each part, the last block ends with one already.
+        self.norm = make_norm(c) if c.norm_first else nn.Identity()
+        self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         if c.tied:
-            self.head.weight = self.token_embedding.weight
-        self._initialise()
+            self.lm_head.weight = self.token_embedding.weight
+        self._init_weights()
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """Draw the weights so that every layer's output starts with about the size of its input.
 
         A sum of ``n`` terms grows by √n, so a matrix with ``n`` inputs is drawn from N(0, 1/n).
@@ -187,13 +452,12 @@ class GPT(nn.Module):
         ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream keeps its
         size however deep the model is. The head starts near zero: the first guess is uniform.
         """
-        embedding = 0.02 if self.config.tied else 1.0  # tied, it is the head as well
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif "embedding" in name:
-                nn.init.normal_(parameter, std=embedding)
-            elif name == "head.weight":
+            elif "embedding" in name:  # tied, it is the head as well
+                nn.init.normal_(parameter, std=0.02 if self.config.tied else 1.0)
+            elif name == "lm_head.weight":
                 nn.init.normal_(parameter, std=0.02)
             elif parameter.dim() == 2:
                 scale = math.sqrt(2 * self.config.n_layer) if "proj" in name else 1.0
@@ -212,13 +476,13 @@ class GPT(nn.Module):
         Args:
             ids: ``(B, T)``, token ids, ``T`` at most ``block_size``.
             targets: ``(B, T)``, the id that follows each position; -100 leaves a position out.
-                If all are left out, the loss is NaN: the mean of nothing.
+                With all of them left out, the loss is NaN: there is nothing to average.
             cache: from :meth:`new_cache`; ``ids`` are then the tokens after those it holds.
             n_pad: ``(B,)``, how many columns at the left of each row are only padding, the cached
                 columns counted; what the model returns there means nothing.
 
         Returns:
-            logits ``(B, T, V)``, and the mean cross-entropy in nats a token (a scalar), or None
+            logits ``(B, T, V)``, and the mean cross-entropy in nats per token (a scalar), or None
             without targets.
 
         Raises:
@@ -226,99 +490,58 @@ class GPT(nn.Module):
                 kind, shape or device.
         """
         if targets is not None:
-            check_token_tensor("ids", ids, self.token_embedding.weight.device)
-            self._check_targets(targets, ids)
-        logits = self.head(self.features(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
+            inputs.check_targets(targets, ids, self.config.vocab_size, self.lm_head.weight.device)
+        logits = self.lm_head(self.hidden_states(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(
-            logits.flatten(0, 1).to(at_least_float32(logits)), targets.flatten().long()
-        )
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits, F.cross_entropy(exact.flatten(0, 1), targets.flatten().long())
 
-    def features(
-        self,
-        ids: Tensor,
-        *,
-        cache: list[KVCache] | None = None,
-        n_pad: Tensor | None = None,
+    def hidden_states(
+        self, ids: Tensor, *, cache: list[KVCache] | None = None, n_pad: Tensor | None = None
     ) -> Tensor:
-        """Return what the head reads, ``(B, T, C)``; the arguments are those of the model."""
+        """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
-        self._check(ids, n_past, n_pad)
+        inputs.check_batch(ids, n_past, c.vocab_size, c.block_size, self.lm_head.weight.device)
+        if cache is not None and len(cache) != c.n_layer:
+            raise ValueError(f"cache is for {len(cache)} blocks, the model has {c.n_layer}.")
         T, T_k = ids.shape[1], n_past + ids.shape[1]
-        columns = torch.arange(T_k, device=ids.device)  # (T_k,)
-        positions, mask = columns[n_past:], None  # (T,)
-        if n_pad is not None:
-            real = columns >= n_pad[:, None]  # (B, T_k)
-            # A padding query may look at anything: it must look somewhere, and nobody reads it.
-            mask = (real[:, None] | ~real[:, n_past:, None])[:, None]  # (B, 1, T, T_k)
-            positions = (positions - n_pad[:, None]).clamp(min=0)  # (B, T)
         x = self.token_embedding(ids)  # (B, T, C)
-        rotary = bias = None
+        exact = torch.promote_types(x.dtype, torch.float32)  # for angles and distances
+
+        columns = torch.arange(T_k, device=ids.device)  # (T_k,), the cached ones first
+        positions, mask, rotary = columns[n_past:], None, None  # (T,)
+        if c.positions == "alibi":
+            mask = alibi_bias(c.n_head, T, T_k, ids.device, exact).to(x.dtype)  # (H, T, T_k)
+        if n_pad is not None:  # count from the first real token, and look at real tokens only
+            inputs.check_padding(n_pad, ids)
+            positions = (positions - n_pad[:, None]).clamp(min=0)  # (B, T)
+            real = columns >= n_pad[:, None]  # (B, T_k)
+            # Padding itself may look anywhere: each row of weights needs at least one key.
+            allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
+            mask = restrict(mask, allowed[:, None])  # (B, 1 or H, T, T_k)
+
         if c.positions == "learned":
-            x = x + self.position_embedding(positions)
+            x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
         elif c.positions == "sinusoidal":
-            x = x + sinusoidal(positions.to(at_least_float32(x)), c.n_embd).to(x.dtype)
+            x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
         elif c.positions == "rotary":
-            # one dimension more, for the heads: (T, d_k) or (B, 1, T, d_k)
-            by_row = positions if n_pad is None else positions[:, None]
-            by_row = by_row.to(at_least_float32(x))
-            rotary = rotary_table(by_row, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
-        elif c.positions == "alibi":
-            bias = alibi_bias(c.n_head, T, T_k, ids.device, at_least_float32(x)).to(x.dtype)
+            where = positions.unsqueeze(-2).to(exact)  # (1, T) or (B, 1, T), for all heads
+            rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
+
         x = self.dropout(x)
-        for block, kept in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
-            x = block(x, mask, rotary=rotary, bias=bias, cache=kept)  # (B, T, C)
+        for block, its_cache in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
+            x = block(x, mask, rotary, its_cache)  # (B, T, C)
         return self.norm(x)
 
     def new_cache(self) -> list[KVCache]:
         """Return an empty cache for :meth:`forward`: one :class:`KVCache` for each block."""
         return [KVCache() for _ in self.blocks]
 
-    def _check(self, ids: Tensor, n_past: int, n_pad: Tensor | None) -> None:
-        block_size = self.config.block_size
-        check_token_tensor("ids", ids, self.token_embedding.weight.device)
-        if ids.dim() != 2:
-            raise ValueError(
-                f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
-                "For one sequence, write ids[None]."
-            )
-        if not 1 <= ids.shape[1] <= block_size - n_past:
-            cached = f" after {n_past} in the cache" if n_past else ""
-            advice = "Cut the sequence: ids[:, -block_size:]."
-            if n_past:
-                advice = "Begin with a new cache, and give it the last tokens only."
-            elif ids.shape[1] == 0:
-                advice = "Give it at least one token, such as a line end."
-            raise ValueError(
-                f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
-                f"block_size={block_size}. {advice}"
-            )
-        if n_pad is not None:
-            check_token_tensor("n_pad", n_pad, ids.device)
-            if n_pad.shape != ids.shape[:1]:
-                raise ValueError(
-                    f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of "
-                    f"ids: ({ids.shape[0]},)."
-                )
-        if _values_are_at_hand(ids):
-            check_ids(ids, self.config.vocab_size)
-
-    def _check_targets(self, targets: Tensor, ids: Tensor) -> None:
-        check_token_tensor("targets", targets, ids.device)
-        if targets.shape != ids.shape:
-            raise ValueError(
-                f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected "
-                "the same: for each position the id that follows, -100 where there is none."
-            )
-        if _values_are_at_hand(targets):
-            check_ids(targets[targets != -100], self.config.vocab_size, "targets")
-
     def use_fused_attention(self, fused: bool) -> None:
         """Choose between torch's fused attention kernel and the definition, step by step."""
-        for module in self.modules():
-            if isinstance(module, MultiHeadAttention):
-                module.fused = fused
+        for block in self.blocks:
+            block.attention.fused = fused
 
     def num_parameters(self) -> int:
         """Return the number of trainable numbers; a tied matrix counts once."""
@@ -326,59 +549,19 @@ class GPT(nn.Module):
 
     def parameters_by_part(self) -> dict[str, int]:
         """Return the number of parameters of each part; the values sum to all of them."""
-        parts = {
-            "token embedding": [self.token_embedding],
-            "position embedding": [getattr(self, "position_embedding", nn.Identity())],
-            "attention": [block.attention for block in self.blocks],
-            "feed-forward": [block.mlp for block in self.blocks],
-            "norms": [self.norm, *(n for block in self.blocks for n in (block.norm1, block.norm2))],
+        words = {
+            "token_embedding": "token embedding",
+            "position_embedding": "position embedding",
+            "attention": "attention",
+            "mlp": "feed-forward",
+            "norm": "norms",
+            "lm_head": "head",
         }
-        counts = {
-            part: sum(p.numel() for module in modules for p in module.parameters())
-            for part, modules in parts.items()
-        }
-        return counts | {"head": self.num_parameters() - sum(counts.values())}
-
-
-def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
-    """Raise ValueError unless all of ``ids`` are from 0 to ``vocab_size - 1``."""
-    if ids.numel() and (ids.min() < 0 or ids.max() >= vocab_size):
-        raise ValueError(
-            f"{name} range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} "
-            f"tokens, 0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
-        )
-
-
-def check_token_tensor(name: str, ids: Tensor, device: torch.device) -> None:
-    """Raise ValueError unless ``ids`` is a tensor of whole numbers on ``device``."""
-    if not isinstance(ids, Tensor):
-        raise ValueError(
-            f"{name} is a {type(ids).__name__}; expected a tensor of whole numbers. "
-            f"Write torch.tensor({name})."
-        )
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            f"{name} holds {ids.dtype}; expected whole numbers, torch.int64. "
-            f"If they are token ids, write {name}.long()."
-        )
-    if ids.device != device:
-        raise ValueError(
-            f"{name} is on {ids.device}, the model on {device}. Write {name}.to({str(device)!r})."
-        )
-
-
-def _values_are_at_hand(ids: Tensor) -> bool:
-    """Say whether looking at the values is free.
-
-    On a GPU the look would wait for every step before, and while torch compiles or exports the
-    model there are no values yet.
-    """
-    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def at_least_float32(x: Tensor) -> torch.dtype:
-    """Return the number format for sums over many numbers: that of ``x``, or float32 if finer."""
-    return torch.promote_types(x.dtype, torch.float32)
+        counts = dict.fromkeys(words.values(), 0)
+        for name, parameter in self.named_parameters():
+            part = next(part for word, part in words.items() if word in name)
+            counts[part] += parameter.numel()
+        return counts
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.gpt import GPT, check_ids, eval_mode
+from course_utils.gpt import GPT, eval_mode
+from course_utils.inputs import check_ids
 
 Prompts = Tensor | Sequence[Sequence[int]]
 
@@ -261,7 +262,7 @@ def stream(
 
     @torch.no_grad()  # as a decorator of a generator it ends with each step
     def steps() -> Iterator[Tensor]:
-        device, T = model.head.weight.device, max(map(len, rows))
+        device, T = model.lm_head.weight.device, max(map(len, rows))
         ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
         firsts = [T - len(row) for row in rows]  # the column where each text begins
         running = torch.ones(len(rows), dtype=torch.bool, device=device)
@@ -276,8 +277,8 @@ def stream(
                 past = model.new_cache() if cache and end - left < block_size else None
             new = ids[:, left if moved or not cache else end - 1 : end]
             with eval_mode(model):
-                x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), last position
-                logits = model.head(x)  # (B, V)
+                x = model.hidden_states(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), the last
+                logits = model.lm_head(x)  # (B, V)
             token = next_token(logits, previous=ids[:, :end], generator=generator, **strategy)
             ids[:, end] = token
             yield token  # (B,)
@@ -377,7 +378,7 @@ def beam_search(
         f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
         f"block_size={model.config.block_size}; beam search has no window that moves.",
     )
-    device, cache = model.head.weight.device, model.new_cache()
+    device, cache = model.lm_head.weight.device, model.new_cache()
     stop_ids = torch.tensor(sorted(set(stop)), dtype=torch.long, device=device)
     # At most as many candidates end as there are beams times stop tokens; n_beams more go on.
     n_candidates = n_beams * (len(stop_ids) + 1)
@@ -386,7 +387,7 @@ def beam_search(
     finished: list[tuple[list[int], float]] = []
     with eval_mode(model):
         for n in range(1, max_new_tokens + 1):
-            logits = model.head(model.features(new, cache=cache)[:, -1])  # (beams, V)
+            logits = model.lm_head(model.hidden_states(new, cache=cache)[:, -1])  # (beams, V)
             sums = (totals[:, None] + logits.float().log_softmax(dim=-1)).flatten()  # (beams * V,)
             totals, order = sums.topk(min(n_candidates, len(sums)))  # the best first
             beams, tokens = order // logits.shape[1], order % logits.shape[1]

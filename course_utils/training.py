@@ -24,8 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from course_utils import checkpoints, distributed
 from course_utils.corpora import Ids, get_batch, to_tensor
-from course_utils.gpt import GPT, check_ids, eval_mode
+from course_utils.gpt import GPT, eval_mode
 from course_utils.history import History
+from course_utils.inputs import check_ids
 from course_utils.optimizers import Muon
 from course_utils.progress import progress_bar
 

@@ -1,68 +1,97 @@
 """Weights of GPT-2 and Llama-type models: from transformers into our GPT, and back.
 
-The two store the same numbers under other names. GPT-2 keeps its matrices as (in, out), with
-query, key and value side by side in one; Llama's differ from ours only in their names.
+transformers stores the same numbers under other names. GPT-2 keeps its matrices as (in, out), with
+query, key and value side by side in one; Llama keeps the two halves of ``mlp.fc`` apart.
 """
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from course_utils.gpt import GPT, GPTConfig
 from course_utils.positions import ROPE_SCALING, check_rope_scaling
 
-#: Llama's name of each of our parameters, without the number of the block.
-_LLAMA = {
-    "token_embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "head": "lm_head",
-    "norm1": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.proj": "self_attn.o_proj",
-    "norm2": "post_attention_layernorm",
-    "mlp.fc": "mlp.gate_up",  # made of the two below
-    "mlp.proj": "mlp.down_proj",
+#: What our config must say to be the one or the other: our setting, GPT-2's value, Llama's.
+PARTS = (
+    ("positions", "learned", "rotary"),
+    ("norm", "layer", "rms"),
+    ("norm_first", True, True),
+    ("bias", True, False),
+    ("qk_norm", False, False),
+)
+#: Our name of a setting, GPT-2's and Llama's.
+SETTINGS = (
+    ("vocab_size", "vocab_size", "vocab_size"),
+    ("block_size", "n_positions", "max_position_embeddings"),
+    ("n_layer", "n_layer", "num_hidden_layers"),
+    ("n_head", "n_head", "num_attention_heads"),
+    ("n_kv_head", "", "num_key_value_heads"),
+    ("n_embd", "n_embd", "hidden_size"),
+    ("n_hidden", "n_inner", "intermediate_size"),
+    ("dropout", "resid_pdrop", "attention_dropout"),
+    ("tied", "tie_word_embeddings", "tie_word_embeddings"),
+    ("norm_eps", "layer_norm_epsilon", "rms_norm_eps"),
+)
+#: Our name of a layer, GPT-2's and Llama's: "/1" is the second third of theirs, "+" joins two.
+LAYERS = (
+    ("token_embedding", "transformer.wte", "model.embed_tokens"),
+    ("position_embedding", "transformer.wpe", ""),
+    ("norm", "transformer.ln_f", "model.norm"),
+    ("lm_head", "lm_head", "lm_head"),
+    ("blocks", "transformer.h", "model.layers"),
+    ("norm1", "ln_1", "input_layernorm"),
+    ("attention.query", "attn.c_attn/0", "self_attn.q_proj"),
+    ("attention.key", "attn.c_attn/1", "self_attn.k_proj"),
+    ("attention.value", "attn.c_attn/2", "self_attn.v_proj"),
+    ("attention.proj", "attn.c_proj", "self_attn.o_proj"),
+    ("norm2", "ln_2", "post_attention_layernorm"),
+    ("mlp.fc", "mlp.c_fc", "mlp.gate_proj+mlp.up_proj"),
+    ("mlp.proj", "mlp.c_proj", "mlp.down_proj"),
+)
+#: Weights that GPT-2 keeps as (in, out), and its three probabilities of dropping a channel.
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+#: Settings of theirs that we do not have, and the values at which they change nothing.
+NEUTRAL = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "quantization_config": None,
 }
-_GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
-#: GPT-2's name of each of our parameters.
-_GPT2 = {
-    "token_embedding": "transformer.wte",
-    "position_embedding": "transformer.wpe",
-    "norm": "transformer.ln_f",
-    "head": "lm_head",
-    "norm1": "ln_1",
-    "attention.query": "attn.c_attn.0",  # the first third of c_attn
-    "attention.key": "attn.c_attn.1",
-    "attention.value": "attn.c_attn.2",
-    "attention.proj": "attn.c_proj",
-    "norm2": "ln_2",
-    "mlp.fc": "mlp.c_fc",
-    "mlp.proj": "mlp.c_proj",
-}
-_IN_OUT = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
-#: Their activations that we have, under our names.
-_MLPS = {
-    "gpt2": {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
-    "llama": {"silu": "swiglu", "swish": "swiglu"},
-}
-_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+class Family(NamedTuple):
+    """A kind of model in transformers."""
+
+    column: int  # its place in the tables above
+    model: type[PreTrainedModel]
+    activation: str  # its name of the setting
+    mlps: Mapping[str, str]  # its name of an activation: our name of the MLP
+
+    def words(self, table: tuple) -> dict[str, Any]:
+        """Return a table for this family: our word, theirs."""
+        return {row[0]: row[self.column] for row in table if row[self.column] != ""}
+
+
+GPT2 = Family(
+    1,
+    GPT2LMHeadModel,
+    "activation_function",
+    {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
+)
+LLAMA = Family(2, LlamaForCausalLM, "hidden_act", {"silu": "swiglu", "swish": "swiglu"})
+#: Rotary scalings whose files give the length before the stretch as ``max_position_embeddings``.
+STRETCHED = ("linear", "dynamic")
 
 
 def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
@@ -83,27 +112,22 @@ def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
             part that our GPT has not (for instance biases in a Llama); the message names it.
         RuntimeError: a weight is missing, is one too many, or has another shape.
     """
-    if isinstance(source, PreTrainedModel):
-        config = _our_config(source.config)
-        state = source.state_dict()
-    elif isinstance(source, str | Path):
-        theirs = _config_in(Path(source))
-        config = _our_config(theirs)  # refuses before any weight is read
-        state = _weights_in(Path(source), theirs)
-    else:
+    if isinstance(source, str | Path):
+        source = _model_in(Path(source))
+    if not isinstance(source, PreTrainedModel):
         raise TypeError(
             f"source is a {type(source).__name__}; expected a model of transformers or a folder, "
             "for instance from_transformers(pretrained.load('gpt2').model)."
         )
-    names = _GPT2 if config.positions == "learned" else _LLAMA
-    ours = _read(state, config, names)
-    if config.tied and not torch.equal(ours["head.weight"], ours["token_embedding.weight"]):
+    config = our_config(source.config)
+    ours = _our_weights(source.state_dict(), config)
+    if config.tied and not torch.equal(ours["lm_head.weight"], ours["token_embedding.weight"]):
         config = replace(config, tied=False)
     with torch.device("meta"):  # shapes only: the weights are about to come
         model = GPT(config)
     model.load_state_dict(ours, assign=True)
     if config.tied:
-        model.head.weight = model.token_embedding.weight
+        model.lm_head.weight = model.token_embedding.weight
     return model.requires_grad_(True).eval()
 
 
@@ -115,60 +139,156 @@ def to_transformers(model: GPT) -> PreTrainedModel:
     Raises:
         ValueError: the model has parts that neither of the two has.
     """
-    c = model.config
-    mine = (c.positions, c.norm, c.norm_first, c.bias, c.qk_norm)
-    gpt2_mlps = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
-    if (
-        mine == ("learned", "layer", True, True, False)
-        and c.mlp in gpt2_mlps
-        and c.n_kv_head in (None, c.n_head)
-    ):
-        names, kind = _GPT2, GPT2LMHeadModel
-        config = GPT2Config(
-            vocab_size=c.vocab_size,
-            n_positions=c.block_size,
-            n_embd=c.n_embd,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            n_inner=c.n_hidden,
-            activation_function=gpt2_mlps[c.mlp],
-            layer_norm_epsilon=c.norm_eps,
-            tie_word_embeddings=c.tied,
-            **{name: c.dropout for name in _DROPOUTS},
-            **{name: None for name in ("bos_token_id", "eos_token_id")},
-        )
-    elif mine == ("rotary", "rms", True, False, False) and c.mlp == "swiglu":
-        names, kind = _LLAMA, LlamaForCausalLM
-        rope, block_size = dict(c.rope_scaling or {"rope_type": "default"}), c.block_size
-        if rope["rope_type"] in _STRETCHED:
-            block_size = rope.pop("original_max_position_embeddings", block_size)
-        config = LlamaConfig(
-            vocab_size=c.vocab_size,
-            max_position_embeddings=block_size,
-            hidden_size=c.n_embd,
-            intermediate_size=model.blocks[0].mlp.proj.in_features,
-            num_hidden_layers=c.n_layer,
-            num_attention_heads=c.n_head,
-            num_key_value_heads=c.n_kv_head or c.n_head,
-            rms_norm_eps=c.norm_eps,
-            rope_parameters=rope | {"rope_theta": c.rope_base},
-            tie_word_embeddings=c.tied,
-            attention_dropout=c.dropout,
-            **{name: None for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        )
-    else:
+    c, family = model.config, _family_of(model.config)
+    activation = next((theirs for theirs, mlp in family.mlps.items() if mlp == c.mlp), None)
+    wrong = any(getattr(c, name) != value for name, value in family.words(PARTS).items())
+    grouped = c.n_kv_head not in (None, c.n_head)
+    if wrong or activation is None or (grouped and family is GPT2):
         raise ValueError(
             "neither GPT-2 (learned positions, layer norm first, biases, GELU) nor Llama (rotary "
             f"positions, RMS norm first, no biases, SwiGLU) has this combination of parts: {c}."
         )
-    theirs = kind(config)
-    theirs.load_state_dict(_written(model, names), assign=True)
+    settings = {theirs: getattr(c, ours) for ours, theirs in family.words(SETTINGS).items()}
+    settings |= {family.activation: activation, "bos_token_id": None, "eos_token_id": None}
+    if family is GPT2:
+        settings |= dict.fromkeys(DROPOUTS, c.dropout)
+    else:
+        rope = {"rope_type": "default"} | (c.rope_scaling or {}) | {"rope_theta": c.rope_base}
+        if rope["rope_type"] in STRETCHED:
+            settings["max_position_embeddings"] = rope.pop("original_max_position_embeddings")
+        settings["rope_parameters"] = rope
+        settings["intermediate_size"] = model.blocks[0].mlp.proj.in_features
+    theirs = family.model(family.model.config_class(**settings))
+    theirs.load_state_dict(_their_weights(model), assign=True)
     theirs.tie_weights()
     return theirs.requires_grad_(True).eval()
 
 
-def _config_in(folder: Path) -> PreTrainedConfig:
-    """Return the config of a model in ``folder``; transformers fills in what it leaves out."""
+# --- settings ------------------------------------------------------------------------------------
+
+
+def our_config(config: PreTrainedConfig) -> GPTConfig:
+    """Return the config of our GPT that computes the same as a model with theirs."""
+    family = _family_named(config.model_type)
+    activation = getattr(config, family.activation)
+    for name, value in NEUTRAL.items():
+        _refuse(name, getattr(config, name, value), value)
+    if activation not in family.mlps:
+        _refuse(family.activation, activation)
+    settings = {ours: getattr(config, theirs) for ours, theirs in family.words(SETTINGS).items()}
+    settings |= {"mlp": family.mlps[activation]} | family.words(PARTS)
+    if family is LLAMA:
+        _refuse("head_dim", config.head_dim, config.hidden_size // config.num_attention_heads)
+        return GPTConfig(**settings | _our_rope(config))
+    dropouts = {name: getattr(config, name) for name in DROPOUTS}
+    if len(set(dropouts.values())) > 1:
+        values = ", ".join(f"{name}={value}" for name, value in dropouts.items())
+        raise ValueError(
+            f"the model's config has {values}; our GPT has one dropout for all three. Give them "
+            "the same value first, 0 if the model is only to be read."
+        )
+    return GPTConfig(**settings)
+
+
+def _our_rope(config: PreTrainedConfig) -> dict[str, Any]:
+    given = {name: value for name, value in config.rope_parameters.items() if value is not None}
+    # What transformers obeys and we do not; further keys have no effect there either.
+    neutral = {"partial_rotary_factor": 1.0, "mscale": 0, "mscale_all_dim": 0, "truncate": True}
+    for name, value in neutral.items():
+        _refuse(name, given.get(name, value), value)
+    kind, length = given["rope_type"], config.max_position_embeddings
+    if kind == "default":
+        return {"rope_base": given["rope_theta"]}
+    if kind not in ROPE_SCALING:
+        _refuse("rope_type", kind)
+    if kind in STRETCHED:
+        given["original_max_position_embeddings"] = length
+    scaling = {name: given[name] for name in ("rope_type", *ROPE_SCALING[kind]) if name in given}
+    check_rope_scaling(scaling, config.head_dim)
+    if kind in STRETCHED:
+        length = max(length, int(given["factor"] * length))
+    return {"rope_base": given["rope_theta"], "rope_scaling": scaling, "block_size": length}
+
+
+def _family_of(config: GPTConfig) -> Family:
+    return GPT2 if config.positions == "learned" else LLAMA
+
+
+def _family_named(model_type: Any) -> Family:
+    if model_type not in ("gpt2", "llama"):
+        raise ValueError(f"model_type is {model_type!r}; expected 'gpt2' or 'llama'.")
+    return GPT2 if model_type == "gpt2" else LLAMA
+
+
+def _refuse(name: str, value: Any, unless: Any = None) -> None:
+    if value != unless:
+        raise ValueError(f"{name}={value!r} in the model's config is a part our GPT does not have.")
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def _our_weights(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """Return the state dict of a GPT of ``config`` with copies of the weights in ``state``."""
+    family = _family_of(config)
+    layers = family.words(LAYERS)
+    prefix = layers["norm"].split(".")[0] + "."
+    if not any(name.startswith(prefix) for name in state):  # a model without a head
+        state = {prefix + name: value for name, value in state.items()}
+    if config.tied:
+        state = {"lm_head.weight": state[f"{layers['token_embedding']}.weight"], **state}
+    with torch.device("meta"):
+        names = {name: _their_names(name, family) for name in GPT(config).state_dict()}
+    needed = {part for parts, _ in names.values() for part in parts}
+    _refuse_weights(needed - set(state), set(state) - needed)
+    ours = {}
+    for name, (parts, third) in names.items():
+        value = torch.cat([_turned(part, state[part], family) for part in parts])  # (out, in)
+        value = value if third is None else value.chunk(3)[third]
+        ours[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    return ours
+
+
+def _refuse_weights(missing: Iterable[str], extra: Iterable[str]) -> None:
+    for name in sorted(missing):
+        raise RuntimeError(f"the weights lack {name}; is the file of another model?")
+    for name in sorted(extra):
+        raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
+
+
+def _their_weights(model: GPT) -> dict[str, Tensor]:
+    """Return copies of the weights of ``model`` as they store them."""
+    family, pieces = _family_of(model.config), defaultdict(list)
+    for name, value in model.state_dict().items():
+        parts, _ = _their_names(name, family)  # the thirds come in order
+        for part, piece in zip(parts, value.chunk(len(parts)), strict=True):
+            pieces[part].append(piece)
+    return {
+        name: _turned(name, torch.cat(parts), family).clone(memory_format=torch.contiguous_format)
+        for name, parts in pieces.items()
+    }
+
+
+def _their_names(name: str, family: Family) -> tuple[list[str], int | None]:
+    """Return their names of what makes up our weight ``name``, and which third of it ours is."""
+    layers, prefix = family.words(LAYERS), ""
+    path, kind = name.rsplit(".", 1)  # kind: "weight" or "bias"
+    if path.startswith("blocks."):
+        blocks, number, path = path.split(".", 2)
+        prefix = f"{layers[blocks]}.{number}."
+    theirs, _, third = layers[path].partition("/")
+    return [f"{prefix}{part}.{kind}" for part in theirs.split("+")], int(third) if third else None
+
+
+def _turned(name: str, value: Tensor, family: Family) -> Tensor:
+    return value.T if family is GPT2 and name.endswith(TRANSPOSED) else value
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _model_in(folder: Path) -> PreTrainedModel:
+    """Return the model in ``folder``, with a head; transformers fills in what its config omits."""
     path = folder / "config.json"
     if not path.is_file():
         problem = f"{path} is missing" if folder.is_dir() else f"{folder} is not a folder"
@@ -180,29 +300,25 @@ def _config_in(folder: Path) -> PreTrainedConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); fetch the file again.") from None
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
-    _check_model_type(kind)
+    kind = _family_named(fields.get("model_type") if isinstance(fields, dict) else None).model
     try:
-        return (GPT2Config if kind == "gpt2" else LlamaConfig).from_dict(fields)
+        config = kind.config_class.from_dict(fields)
     except Exception as error:  # transformers and its libraries have many kinds
-        reason = " ".join(str(error).split())
-        raise ValueError(f"transformers cannot read {path}: {reason}") from error
+        raise ValueError(f"transformers cannot read {path}: {_in_a_line(error)}") from error
+    our_config(config)  # what we cannot have is refused before weights are read
+    return _with_weights(kind, folder, config)
 
 
-def _weights_in(folder: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
-    """Return the weights in ``folder`` under the names of a whole model with a head."""
-    files = [folder / name for name in ("model.safetensors", "model.safetensors.index.json")]
-    if not any(path.is_file() for path in files):
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
+def _with_weights(
+    kind: type[PreTrainedModel], folder: Path, config: PreTrainedConfig
+) -> PreTrainedModel:
+    path = folder / "model.safetensors"
+    if not path.is_file() and not path.with_suffix(".safetensors.index.json").is_file():
+        others = ", ".join(sorted(other.name for other in folder.glob("*.bin")))
+        others = others and f" {others}: an older format, which can hide programs; convert it."
         raise FileNotFoundError(
-            f"{files[0]} is missing; expected a folder with config.json and model.safetensors."
-            + (
-                f" {others}: an older format, which can hide programs; convert it."
-                if others
-                else ""
-            )
+            f"{path} is missing; expected a folder with config.json and model.safetensors.{others}"
         )
-    kind = GPT2LMHeadModel if config.model_type == "gpt2" else LlamaForCausalLM
     try:
         model, report = kind.from_pretrained(
             folder,
@@ -210,195 +326,21 @@ def _weights_in(folder: Path, config: PreTrainedConfig) -> dict[str, Tensor]:
             dtype="auto",
             use_safetensors=True,
             local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are named below
+            ignore_mismatched_sizes=True,  # we report them below
             output_loading_info=True,
         )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the weights in {folder} cannot be read ({reason}); fetch the files again."
+            f"the weights in {folder} cannot be read ({_in_a_line(error)}); fetch the files again."
         ) from error
-    if wrong := sorted(report["mismatched_keys"]):
-        name, found, expected = wrong[0]
+    for name, found, expected in sorted(report["mismatched_keys"]):
         raise RuntimeError(
             f"the weights have {name} as {tuple(found)}; a model of this config has it as "
             f"{tuple(expected)}."
         )
-    if missing := sorted(report["missing_keys"]):
-        raise RuntimeError(f"the weights lack {missing[0]}; is the file of another model?")
-    if extra := sorted(report["unexpected_keys"]):
-        raise RuntimeError(f"the weights hold {extra[0]}, which a model of this config has not.")
-    return model.state_dict()
+    _refuse_weights(report["missing_keys"], report["unexpected_keys"])
+    return model
 
 
-#: Scalings whose files give the length before the stretch as ``max_position_embeddings``.
-_STRETCHED = ("linear", "dynamic")
-
-
-def _our_config(config: PreTrainedConfig) -> GPTConfig:
-    _check_model_type(config.model_type)
-    _refuse_unless(config, quantization_config=None)
-    return _gpt2_config(config) if config.model_type == "gpt2" else _llama_config(config)
-
-
-def _gpt2_config(config: GPT2Config) -> GPTConfig:
-    _refuse_unless(
-        config,
-        scale_attn_weights=True,
-        scale_attn_by_inverse_layer_idx=False,
-        add_cross_attention=False,
-    )
-    dropouts = {name: getattr(config, name) for name in _DROPOUTS}
-    if len(set(dropouts.values())) > 1:
-        values = ", ".join(f"{name}={value}" for name, value in dropouts.items())
-        raise ValueError(
-            f"the model's config has {values}; our GPT has one dropout for all three. Give them "
-            "the same value first, 0 if the model is only to be read."
-        )
-    return GPTConfig(
-        vocab_size=config.vocab_size,
-        block_size=config.n_positions,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_embd=config.n_embd,
-        n_hidden=config.n_inner,
-        dropout=config.resid_pdrop,
-        tied=config.tie_word_embeddings,
-        mlp=_our_mlp("activation_function", config),
-        norm_eps=config.layer_norm_epsilon,
-    )
-
-
-def _llama_config(config: LlamaConfig) -> GPTConfig:
-    n_embd, n_head = config.hidden_size, config.num_attention_heads
-    _refuse_unless(config, attention_bias=False, mlp_bias=False, head_dim=n_embd // n_head)
-    base, block_size, scaling = _our_rope(config)
-    return GPTConfig(
-        vocab_size=config.vocab_size,
-        block_size=block_size,
-        n_layer=config.num_hidden_layers,
-        n_head=n_head,
-        n_embd=n_embd,
-        n_kv_head=config.num_key_value_heads,
-        n_hidden=config.intermediate_size,
-        dropout=config.attention_dropout or 0.0,
-        bias=False,
-        tied=config.tie_word_embeddings,
-        positions="rotary",
-        norm="rms",
-        mlp=_our_mlp("hidden_act", config),
-        norm_eps=config.rms_norm_eps,
-        rope_base=base,
-        rope_scaling=scaling,
-    )
-
-
-def _our_rope(config: LlamaConfig) -> tuple[float, int, dict[str, Any] | None]:
-    """Return the base of the rotary frequencies, the longest text in tokens, and the scaling."""
-    given = {k: v for k, v in config.rope_parameters.items() if v is not None}
-    kind, length = given["rope_type"], config.max_position_embeddings
-    # What transformers obeys and we do not; further keys are without effect there too.
-    neutral = {"partial_rotary_factor": 1.0, "mscale": 0, "mscale_all_dim": 0, "truncate": True}
-    for name, value in neutral.items():
-        _refuse(name, given.get(name), given.get(name, value) != value)
-    if kind == "default":
-        return given["rope_theta"], length, None
-    _refuse("rope_type", kind, kind not in ROPE_SCALING)
-    needed, possible = ROPE_SCALING[kind]
-    scaling = {key: given[key] for key in ("rope_type", *sorted(needed | possible)) if key in given}
-    if kind in _STRETCHED:
-        scaling["original_max_position_embeddings"] = length
-    check_rope_scaling(scaling, config.head_dim)
-    if kind in _STRETCHED:
-        length = max(length, int(scaling["factor"] * length))
-    return given["rope_theta"], length, scaling
-
-
-def _our_mlp(name: str, config: PreTrainedConfig) -> str:
-    known, activation = _MLPS[config.model_type], getattr(config, name)
-    _refuse(name, activation, activation not in known)
-    return known[activation]
-
-
-def _check_model_type(kind: Any) -> None:
-    if kind not in ("gpt2", "llama"):
-        raise ValueError(f"model_type is {kind!r}; expected 'gpt2' or 'llama'.")
-
-
-def _refuse_unless(config: PreTrainedConfig, **expected: Any) -> None:
-    for name, value in expected.items():
-        found = getattr(config, name, value)
-        _refuse(name, found, found != value)
-
-
-def _refuse(name: str, value: Any, wrong: bool) -> None:
-    if wrong:
-        raise ValueError(f"{name}={value!r} in the model's config is a part our GPT does not have.")
-
-
-def _their_name(name: str, names: Mapping[str, str]) -> str:
-    """Return their name of our parameter ``name``, such as ``blocks.3.mlp.proj.weight``."""
-    path, kind = name.rsplit(".", 1)  # kind: "weight" or "bias"
-    if not path.startswith("blocks."):
-        return f"{names[path]}.{kind}"
-    _, number, part = path.split(".", 2)
-    prefix = "transformer.h" if names is _GPT2 else "model.layers"
-    return f"{prefix}.{number}.{names[part]}.{kind}"
-
-
-def _read(
-    state: Mapping[str, Tensor], config: GPTConfig, names: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """Return the state dict of a GPT of ``config`` with copies of the weights in ``state``."""
-    prefix = "transformer." if names is _GPT2 else "model."
-    if not any(name.startswith(prefix) for name in state):  # a model without a head
-        state = {prefix + name: value for name, value in state.items()}
-    if config.tied:
-        state = {"lm_head.weight": state[f"{names['token_embedding']}.weight"]} | dict(state)
-    state = _one_by_one(state)
-    with torch.device("meta"):
-        wanted = {_their_name(name, names): name for name in GPT(config).state_dict()}
-    for name in wanted:
-        if name not in state:
-            raise RuntimeError(f"the weights lack {name}; is the file of another model?")
-    for name in state:
-        if name not in wanted:
-            raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
-    return {
-        ours: state[name].detach().clone(memory_format=torch.contiguous_format)
-        for name, ours in wanted.items()
-    }
-
-
-def _one_by_one(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return their ``state`` with one entry for each of our parameters, as (out, in)."""
-    found = {}
-    for name, value in state.items():
-        value = value.T if name.endswith(_IN_OUT) else value
-        if ".attn.c_attn." in name:
-            for number, third in enumerate(value.chunk(3)):
-                found[name.replace("c_attn", f"c_attn.{number}")] = third
-        elif _GATE_UP[1] in name:
-            continue  # joined to its gate
-        elif _GATE_UP[0] in name:
-            up = state[name.replace(*_GATE_UP)]
-            found[name.replace(_GATE_UP[0], _LLAMA["mlp.fc"])] = torch.cat([value, up])
-        else:
-            found[name] = value
-    return found
-
-
-def _written(model: GPT, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the weights of ``model`` as they store them, the inverse of :func:`_read`."""
-    state = {_their_name(name, names): value for name, value in model.state_dict().items()}
-    for name in list(state):
-        if ".c_attn.0." in name:
-            thirds = [state.pop(name.replace("c_attn.0", f"c_attn.{n}")) for n in range(3)]
-            state[name.replace("c_attn.0", "c_attn")] = torch.cat(thirds)
-        elif _LLAMA["mlp.fc"] in name:
-            for part, half in zip(_GATE_UP, state.pop(name).chunk(2), strict=True):
-                state[name.replace(_LLAMA["mlp.fc"], part)] = half
-    state = {k: value.T if k.endswith(_IN_OUT) else value for k, value in state.items()}
-    return {
-        k: value.detach().clone(memory_format=torch.contiguous_format) for k, value in state.items()
-    }
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

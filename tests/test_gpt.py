@@ -1,4 +1,4 @@
-"""The GPT: cache and padding, its count of parameters, its start, its errors."""
+"""The GPT and its parts but attention: cache, padding, sizes, its start, its errors."""
 
 import json
 import math
@@ -11,9 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from course_utils.gpt import GPT, POSITIONS, Block, GPTConfig
-from course_utils.layers import MLPS, NORMS
+from course_utils.gpt import (
+    GPT,
+    MLP,
+    MLPS,
+    NORMS,
+    POSITIONS,
+    Block,
+    GPTConfig,
+    MultiHeadAttention,
+    make_norm,
+)
 
 quick = settings(deadline=None, max_examples=40)
 SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
@@ -22,6 +32,77 @@ SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
 def tiny(seed=0, **changes):
     torch.manual_seed(seed)
     return GPT(replace(SMALL, **changes)).eval()
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+# --- MLP and norm --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MLPS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_is_its_formula_position_by_position(kind, bias):
+    torch.manual_seed(0)
+    mlp = MLP(6, 10, kind=kind, bias=bias)
+    for parameter in mlp.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 5, 6)
+    h = F.linear(x, mlp.fc.weight, mlp.fc.bias)
+    inner = {
+        "gelu_tanh": lambda: h * (1 + torch.tanh((2 / math.pi) ** 0.5 * (h + 0.044715 * h**3))) / 2,
+        "gelu": lambda: h * (1 + torch.erf(h / 2**0.5)) / 2,
+        "relu2": lambda: h.clamp(min=0) ** 2,
+        "swiglu": lambda: h[..., :10] * torch.sigmoid(h[..., :10]) * h[..., 10:],
+    }[kind]()
+    close(mlp(x), F.linear(inner, mlp.proj.weight, mlp.proj.bias))
+    close(mlp(x)[:, 3], mlp(x[:, 3]))
+
+
+def test_mlp_sizes_and_names():
+    sizes = {kind: sum(p.numel() for p in MLP(48, kind=kind).parameters()) for kind in MLPS}
+    assert sizes["gelu"] == 2 * 4 * 48 * 48 + 5 * 48
+    assert abs(sizes["swiglu"] / sizes["gelu"] - 1) < 0.02
+    with pytest.raises(ValueError, match="mlp='relu' is not one of gelu_tanh"):
+        MLP(4, kind="relu")
+
+
+def test_one_token_under_autocast():
+    torch.manual_seed(0)
+    mlp, x = MLP(6), torch.randn(1, 1, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mlp(x)[0, 0], mlp(x.expand(1, 2, 6))[0, 1], atol=0.02, rtol=0.02)
+
+
+@quick
+@given(
+    st.integers(0, 2**16),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.lists(st.integers(1, 6), max_size=3),
+    st.integers(1, 6),
+    st.sampled_from([1e-5, 1e-3]),
+)
+def test_rms_norm_equals_llamas(seed, dtype, leading, C, eps):
+    torch.manual_seed(seed)
+    config = GPTConfig(1, n_head=1, n_embd=C, norm="rms", norm_eps=eps, positions="none")
+    ours, theirs = make_norm(config).to(dtype), LlamaRMSNorm(C, eps).to(dtype)
+    nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(*leading, C, dtype=dtype)
+    # Llama rounds to 16 bits before the weight too, so the two may be one step apart there.
+    step = {"atol": 1e-2, "rtol": 2**-7} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(ours(x), theirs(x), **step)
+
+
+@pytest.mark.parametrize("layer", [MLP(6), MultiHeadAttention(6, 2)])
+@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 7), (6, 1)])
+def test_a_layer_names_the_width_it_expects(layer, shape):
+    with pytest.raises(ValueError, match=rf"x has shape .*{shape[-1]}\); .*n_embd=6 channels"):
+        layer(torch.randn(shape))
+
+
+# --- the model -----------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_mean_cross_entropy():
@@ -50,10 +131,6 @@ kinds = st.fixed_dictionaries(
         "n_kv_head": st.sampled_from([None, 1]),
     }
 )
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 @quick

@@ -74,6 +74,32 @@ def test_every_chapter_has_its_parts(path):
         assert heading in text
 
 
+BUILT = re.compile(r'chapter (\d+),\s+"([^"]+)"')
+
+
+def docstrings(path):
+    """Yield the name and the docstring of every class and function in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name, " ".join((ast.get_docstring(node) or "").split())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "course_utils").glob("*.py")), ids=lambda p: p.stem)
+def test_a_section_that_a_docstring_names_exists(path):
+    for name, text in docstrings(path):
+        for number, section in BUILT.findall(text):
+            [chapter] = (ROOT / "notebooks").glob(f"{int(number):02d}_*.ipynb")
+            cells = [c.source for c in cells_of(chapter) if c.cell_type == "markdown"]
+            headings = re.findall(r"^#+ (.+)$", "\n".join(cells), flags=re.MULTILINE)
+            assert section in headings, f"{path.name}: {name} names chapter {number}, {section!r}"
+
+
+def test_every_part_of_the_model_says_where_it_is_built_by_hand():
+    named = {name for name, text in docstrings(ROOT / "course_utils/gpt.py") if BUILT.search(text)}
+    assert {"causal_mask", "attention_weights", "KVCache", "MultiHeadAttention"} <= named
+    assert {"GPTConfig", "make_norm", "MLP", "Block", "GPT"} <= named
+
+
 def papers(text):
     return set(re.findall(r"https?://(?:arxiv\.org|doi\.org|aclanthology\.org)/[^\s)\"'}>]+", text))
 

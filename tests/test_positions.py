@@ -113,7 +113,9 @@ def test_float64_positions_give_float64_tables(d):
 @pytest.mark.parametrize("d", [0, 1, 7, -2])
 def test_odd_widths_are_refused(d):
     with pytest.raises(ValueError, match=f"{d} channels cannot be paired"):
-        positions.frequencies(d)
+        positions.sinusoidal(torch.arange(3), d)
+    with pytest.raises(ValueError, match=f"{d} channels cannot be paired"):
+        positions.rotary_table(torch.arange(3), d)
 
 
 def test_no_heads_are_refused():

@@ -393,7 +393,7 @@ def test_the_cache_reads_every_token_once():
 
 def test_only_the_last_position_goes_through_the_head():
     gpt, shapes = tiny(), []
-    gpt.head.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    gpt.lm_head.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     generate(gpt, [[1, 2, 3], [4]], 3, cache=False)
     beam_search(gpt, [1, 2, 3], 2, 2)
     assert shapes == [(2, 8)] * 3 + [(1, 8), (2, 8)]
@@ -509,7 +509,7 @@ def test_the_model_and_the_mode_are_left_as_they_were(training):
     assert torch.is_grad_enabled()  # between two steps
     tokens.close()  # by a reader who has enough
     assert gpt.training is training
-    gpt.head.weight.data.fill_(math.nan)
+    gpt.lm_head.weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="nan"):
         generate(gpt, [[0]], 5)
     assert gpt.training is training

@@ -54,7 +54,9 @@ def tiny(vocab_size=ALPHABET.vocab_size, block_size=64):
     torch.manual_seed(0)
     config = GPTConfig(vocab_size, block_size=block_size, n_layer=2, n_head=2, n_embd=16)
     model = GPT(config).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.5)  # opinions, so that seeds and prompts matter
+    torch.nn.init.normal_(
+        model.lm_head.weight, std=0.5
+    )  # opinions, so that seeds and prompts matter
     return model
 
 
@@ -197,15 +199,15 @@ def test_characters_of_several_tokens_arrive_whole():
     class Scripted(GPT):
         """A GPT whose next byte is given by the place alone."""
 
-        def features(self, ids, *, cache=None, n_pad=None):
+        def hidden_states(self, ids, *, cache=None, n_pad=None):
             places = torch.arange(ids.shape[1]) + (cache[0].length if cache else 0)
-            super().features(ids, cache=cache, n_pad=n_pad)  # moves the cache on
+            super().hidden_states(ids, cache=cache, n_pad=n_pad)  # moves the cache on
             wanted = torch.tensor([data[(int(p) - 1) % len(data)] for p in places + 1])
             return torch.nn.functional.one_hot(wanted, 256).float()[None] * 50
 
     model = Scripted(GPTConfig(256, block_size=64, n_layer=1, n_head=1, n_embd=256)).eval()
     with torch.no_grad():
-        model.head.weight.copy_(torch.eye(256))
+        model.lm_head.weight.copy_(torch.eye(256))
     with served(model, Bytes()) as address:
         body = {"prompt": "x", "max_new_tokens": len(data), "temperature": 0, "stream": True}
         with httpx.stream("POST", f"{address}/generate", json=body, timeout=30) as response:
@@ -398,9 +400,9 @@ def test_three_hundred_at_once_none_lost_none_mixed_up():
 class Slow(GPT):
     """A GPT that takes its time for every token."""
 
-    def features(self, *arguments, **options):
+    def hidden_states(self, *arguments, **options):
         time.sleep(0.05)
-        return super().features(*arguments, **options)
+        return super().hidden_states(*arguments, **options)
 
 
 def slow():
@@ -476,10 +478,10 @@ def test_what_takes_too_long_ends_with_a_reason():
 
 def test_a_failing_text_does_not_end_the_server(caplog):
     class Failing(GPT):
-        def features(self, ids, **options):
+        def hidden_states(self, ids, **options):
             if ids.shape[1] == 3:
                 raise RuntimeError("out of memory")
-            return super().features(ids, **options)
+            return super().hidden_states(ids, **options)
 
     model = Failing(GPTConfig(ALPHABET.vocab_size, n_layer=1, n_head=1, n_embd=8)).eval()
     with served(model) as address:

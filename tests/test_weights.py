@@ -157,7 +157,7 @@ def test_the_copy_is_a_copy_that_can_be_trained():
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.sub_(parameter.grad)
-    assert ours.head.weight is ours.token_embedding.weight
+    assert ours.lm_head.weight is ours.token_embedding.weight
     assert torch.equal(theirs(ids).logits, before)
 
 
@@ -242,7 +242,7 @@ def test_a_head_that_agrees_is_tied_if_the_config_says_so(tmp_path, make, says, 
     ours = from_transformers(tmp_path)
     agree(theirs, ours, torch.randint(13, (2, 5)))
     assert ours.config.tied == says
-    assert (ours.head.weight is ours.token_embedding.weight) == says
+    assert (ours.lm_head.weight is ours.token_embedding.weight) == says
 
 
 def test_a_head_that_was_replaced_in_memory_is_used():

@@ -141,7 +141,7 @@ class Teacher:
         return texts
 
     def _likely(self, ids: Tensor, cache: list, k: int) -> tuple[Tensor, Tensor]:
-        logits = self.model.head(self.model.features(ids, cache=cache)[:, -1])  # (B, V)
+        logits = self.model.lm_head(self.model.hidden_states(ids, cache=cache)[:, -1])  # (B, V)
         values, likely = logits.float().log_softmax(-1).topk(k)
         return values, likely
 

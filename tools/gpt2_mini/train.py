@@ -170,7 +170,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["highest_lr"] * share
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            x = model.features(ids)  # (B, T, C)
+            x = model.hidden_states(ids)  # (B, T, C)
         weight = model.token_embedding.weight
         if step < steps - decay:  # among the tokens that the lessons have
             weight, tokens = weight.index_select(0, seen), place[tokens]

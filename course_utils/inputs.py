@@ -1,0 +1,138 @@
+"""Checks of what a model is given: settings, token ids, targets, shapes.
+
+Each raises ValueError with what was wrong, what was expected and what to do, before the model
+computes anything.
+"""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
+    """Refuse ids outside 0 to ``vocab_size - 1``."""
+    if ids.numel() and (ids.min() < 0 or ids.max() >= vocab_size):
+        raise ValueError(
+            f"{name} range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} "
+            f"tokens, 0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
+        )
+
+
+def check_batch(
+    ids: Tensor, n_past: int, vocab_size: int, block_size: int, device: torch.device
+) -> None:
+    """Refuse ``ids`` unless they are ``(B, T)`` and fit behind ``n_past`` tokens in the cache."""
+    check_whole_numbers("ids", ids, device)
+    if ids.dim() != 2:
+        raise ValueError(
+            f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
+            "For one sequence, write ids[None]."
+        )
+    if not 1 <= ids.shape[1] <= block_size - n_past:
+        cached = f" after {n_past} in the cache" if n_past else ""
+        advice = "Cut the sequence: ids[:, -block_size:]."
+        if n_past:
+            advice = "Begin with a new cache, and give it the last tokens only."
+        elif ids.shape[1] == 0:
+            advice = "Give it at least one token, such as a line end."
+        raise ValueError(
+            f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
+            f"block_size={block_size}. {advice}"
+        )
+    if values_are_at_hand(ids):
+        check_ids(ids, vocab_size)
+
+
+def check_targets(targets: Tensor, ids: Tensor, vocab_size: int, device: torch.device) -> None:
+    """Refuse ``targets`` unless there is one for each of ``ids``: the id that follows, or -100."""
+    check_whole_numbers("ids", ids, device)
+    check_whole_numbers("targets", targets, device)
+    if targets.shape != ids.shape:
+        raise ValueError(
+            f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected "
+            "the same: for each position the id that follows, -100 where there is none."
+        )
+    if values_are_at_hand(targets):
+        check_ids(targets[targets != -100], vocab_size, "targets")
+
+
+def check_padding(n_pad: Tensor, ids: Tensor) -> None:
+    """Refuse ``n_pad`` unless it has one whole number for each row of ``ids``."""
+    check_whole_numbers("n_pad", n_pad, ids.device)
+    if n_pad.shape != ids.shape[:1]:
+        raise ValueError(
+            f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of ids: "
+            f"({len(ids)},)."
+        )
+
+
+def check_whole_numbers(name: str, ids: Tensor, device: torch.device) -> None:
+    """Refuse what is not a tensor of whole numbers on ``device``."""
+    if not isinstance(ids, Tensor):
+        raise ValueError(
+            f"{name} is a {type(ids).__name__}; expected a tensor of whole numbers. "
+            f"Write torch.tensor({name})."
+        )
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"{name} holds {ids.dtype}; expected whole numbers, torch.int64. "
+            f"If they are token ids, write {name}.long()."
+        )
+    if ids.device != device:
+        raise ValueError(
+            f"{name} is on {ids.device}, the model on {device}. Write {name}.to({str(device)!r})."
+        )
+
+
+def values_are_at_hand(ids: Tensor) -> bool:
+    """Say whether looking at the values costs nothing.
+
+    On a GPU, looking would wait for all earlier steps; while torch compiles or exports the model,
+    there are no values yet.
+    """
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_width(x: Tensor, n_embd: int) -> None:
+    """Refuse ``x`` unless it is ``(..., n_embd)``."""
+    if x.shape[-1:] != (n_embd,):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; this layer expects n_embd={n_embd} channels in its "
+            "last dimension."
+        )
+
+
+def check_heads(n_embd: int, n_head: int, n_kv_head: int) -> None:
+    """Refuse numbers of heads that do not divide."""
+    if n_embd % n_head:
+        raise ValueError(f"n_embd={n_embd} is not divisible by n_head={n_head}.")
+    if n_kv_head < 1 or n_head % n_kv_head:
+        raise ValueError(f"n_head={n_head} is not divisible by n_kv_head={n_kv_head}.")
+
+
+def check_kind(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not ``known``."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+
+
+def plain(name: str, value: Any, kind: Any) -> Any:
+    """Return a setting as a plain bool, int above 0 or float from 0 up, as ``kind`` says.
+
+    A setting of another kind is returned as it is, and so is None where ``kind`` allows it.
+    """
+    if kind == int | None and value is not None:
+        kind = int
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False.")
+    if kind not in (int, float):
+        return value
+    number, word, least = (Integral, "whole number", 1) if kind is int else (Real, "number", 0)
+    if isinstance(value, bool) or not isinstance(value, number):
+        raise ValueError(f"{name}={value!r} must be a {word}.")
+    if not least <= value < math.inf:
+        raise ValueError(f"{name}={value} must be at least {least}.")
+    return kind(value)
