@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import bertviz
@@ -20,38 +19,22 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
-from course_utils.markup import in_html, in_matplotlib
+from course_utils.markup import in_html, in_matplotlib, page_part
 from course_utils.plots import in_book, show
 
 # BertViz uses require.js only to load jQuery and d3, so this line can replace it.
 _REQUIRE = "<script>const requirejs = (names, start) => start(jQuery, d3);</script>"
 
 # The drawing is as wide as BertViz made it; the view box lets it shrink on a narrow page.
-_FIT = """<script>
-for (const svg of document.querySelectorAll("#vis > svg[width]")) {
-  const width = svg.getAttribute("width");
-  if (width === "100%") continue;
-  svg.setAttribute("viewBox", `0 0 ${width} ${svg.getAttribute("height")}`);
-  svg.style = "display: block; max-width: 100%; height: auto";
-}
-</script>"""
+_FIT = f"<script>\n{page_part('fit.js')}</script>"
 
 _VENDOR = "../_static/vendor"  # as seen from a chapter's page
 
 # In the book the frame is filled by the page, which knows its own way to the book's root. A book
 # opened from disk takes the sandbox off, because a sandboxed frame may not read files.
-_FILL = """<script>{
-  const frame = document.currentScript.previousElementSibling;
-  const root = document.documentElement.dataset.content_root ?? "../";
-  if (location.protocol === "file:") frame.removeAttribute("sandbox");
-  frame.srcdoc = frame.dataset.page.replaceAll('"../_static/', `"${root}_static/`);
-}</script>"""
+_FILL = f"<script>{page_part('fill.js')}</script>"
 
-_STYLE = """<style>
-:root { color-scheme: light; }
-html, body { margin: 0; background: #fff; color: #111; }
-body { padding: 8px; font: 15px/1.4 system-ui, sans-serif; }
-</style>"""
+_STYLE = f"<style>\n{page_part('frame.css')}</style>"
 
 
 def head_view(
@@ -119,9 +102,10 @@ def lookup_explorer(keys: Mapping[str, tuple[float, float]], *, alt: str) -> Non
         keys: the two numbers of each key, by its name; two to seven keys of length up to 2 or so.
         alt: a sentence for a reader who cannot see the figure.
     """
-    template = (Path(__file__).parent / "lookup_explorer.html").read_text(encoding="utf-8")
     data = json.dumps({str(name): list(key) for name, key in keys.items()})
-    page = template.replace('{"KEYS": [1, 0]}', data.replace("<", "\\u003c"))
+    page = page_part("lookup_explorer.html").replace(
+        '{"KEYS": [1, 0]}', data.replace("<", "\\u003c")
+    )
     display(HTML(_frame(page, alt, "height:440px;min-width:420px;max-width:760px")))
 
 

@@ -8,6 +8,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from numbers import Number
 from typing import Any
 
@@ -89,6 +90,11 @@ def in_plotly_3d(piece: Piece) -> str:
 
 def _one_line(piece: Piece) -> str:
     return "".join(c if c == " " else MARKS.get(c) or c for c in printable(piece, keep=" \n\t\r"))
+
+
+def page_part(name: str) -> str:
+    """Return a file of ``course_utils/page``: style and script that figures bring along."""
+    return resources.files("course_utils").joinpath("page", name).read_text(encoding="utf-8")
 
 
 class Html(str):

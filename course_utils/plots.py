@@ -18,16 +18,7 @@ from PIL import Image
 from course_utils import markup
 
 #: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#F0E442",
-)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def in_book() -> bool:
@@ -183,14 +174,7 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
     )
     # The handler is in the element itself: it needs no script, no id and no library, and works
     # wherever the output is shown. Without JavaScript the last panel stays in view.
-    move = (
-        "const whole=this.closest('.course-slider'),value=+this.value;"
-        "const panels=[...whole.querySelector('.course-panels').children];"
-        "panels.forEach((panel,number)=>{panel.hidden=number!==value});"
-        "const caption=panels[value].getAttribute('aria-label');"
-        "whole.querySelector('output').textContent=caption;"
-        "this.setAttribute('aria-valuetext',caption)"
-    )
+    move = markup.page_part("slider.js")
     return (
         f'<div class="course-slider {markup.NO_MATH}" style="margin:0.5em 0">'
         '<label style="display:flex;gap:0.8rem;align-items:center;max-width:46rem">'

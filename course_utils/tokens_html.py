@@ -13,32 +13,12 @@ from typing import Any
 from IPython.display import HTML, display
 
 from course_utils.bpe import BPETokenizer, from_symbols
-from course_utils.markup import NO_MATH, Piece, html_table, in_html, printable, visible
+from course_utils.markup import NO_MATH, Piece, html_table, in_html, page_part, printable, visible
 from course_utils.plots import slider
 
 _SPOKEN = {" ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return"}
 
-_STYLE = """<style>
-.course-tokens{margin:.5em 0;max-width:100%}
-.course-tokens figcaption{margin:0 0 .3em}
-.course-tokens ol{display:flex;flex-wrap:wrap;gap:3px;list-style:none;margin:0!important;
- padding:0!important}
-.course-tokens li{background:#dbe9f6;color:#111;border:1px solid #5b6b7a;border-radius:3px;
- font:14px/1.5 ui-monospace,Menlo,Consolas,monospace;margin:0;max-width:100%;padding:0 3px;
- position:relative;text-align:center;unicode-bidi:isolate;box-sizing:border-box}
-.course-tokens li.t1{background:#fbe3d0}.course-tokens li.t2{background:#d8efe4}
-.course-tokens li.t3{background:#f5e0ee}.course-tokens li.t4{background:#fbf3c4}
-.course-tokens li.br{background:none;border:0;flex-basis:100%;height:0;padding:0}
-.course-tokens b{font-weight:400;overflow-wrap:anywhere;white-space:pre-wrap}
-.course-tokens small{color:#333;display:block;font-size:11px;line-height:1.2}
-.course-tokens .spoken{clip-path:inset(50%);height:1px;overflow:hidden;position:absolute;
- white-space:nowrap;width:1px}
-.course-tokens table{color:inherit;width:100%}
-.course-tokens td,.course-tokens th{overflow-wrap:anywhere;text-align:left!important;
- vertical-align:top;
- white-space:normal}
-.course-tokens th{overflow-wrap:normal;width:7.5em}
-</style>"""
+_STYLE = f"<style>\n{page_part('tokens.css')}</style>"
 
 
 def show_tokens(
