@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--recipe", default="fast", choices=("classic", "fast"))
     training.add_argument("--steps", type=int, default=1000)
     training.add_argument("--batch-size", type=int, default=16, help="of all processes together")
-    training.add_argument("--accumulate", type=int, default=1, help="batches for one step")
+    training.add_argument("--accumulation-steps", type=int, default=1, help="batches for one step")
     training.add_argument("--eval-every", type=int, default=100, help="also writes the checkpoint")
     training.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     training.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,8 @@
-"""The device a chapter runs on, and the seeds that make a run repeatable."""
+"""The device a chapter runs on, its fastest dtype, and the seeds that make a run repeatable."""
 
+import functools
 import random
+import time
 
 import numpy as np
 import torch
@@ -44,6 +46,37 @@ def describe_device(device: torch.device) -> str:
         n = torch.get_num_threads()
         return f"cpu, {n} thread{'s' if n > 1 else ''}"
     return device.type
+
+
+@functools.cache
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype in which matrix products are fastest: bfloat16 or float32.
+
+    On a CPU one product is timed in both, because only some CPUs have instructions for bfloat16,
+    and without them it is much slower.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    gain = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
+    return torch.bfloat16 if gain > 1.5 else torch.float32
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    seconds = []
+    for _ in range(6):  # the first ones also prepare the kernel: the shortest counts
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def choose_dtype(device: torch.device, name: str) -> torch.dtype:
+    """Return the torch dtype that a config's ``dtype`` means on ``device``."""
+    return fast_dtype(device) if name == "auto" else getattr(torch, name)
 
 
 def seed_everything(seed: int) -> None:

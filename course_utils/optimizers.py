@@ -1,8 +1,4 @@
-"""Two optimizers, written out: AdamW for every kind of parameter, and Muon for matrices.
-
-An optimizer reads the gradient of each parameter from ``p.grad`` and changes the parameter. What
-it remembers from step to step is in ``state``, so that ``state_dict()`` goes into a checkpoint.
-"""
+"""Muon, an optimizer for matrices. For everything else there is torch's own AdamW."""
 
 import math
 from collections import defaultdict
@@ -10,62 +6,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-
-class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay: every number gets a step size of its own.
-
-    Two running averages are kept, of the gradient (``mean``) and of its square (``square``). The
-    step is mean / √square: about the learning rate where the gradient keeps its sign, and near
-    zero where it changes sign all the time. Both averages start at 0, too small by the factor
-    1 - betaᵗ at step t, which is divided out. Weight decay shrinks the parameter itself and stays
-    out of the averages, which is the W in the name.
-
-    The definition, to read and to teach from. Training calls ``torch.optim.AdamW(fused=True)``,
-    the same arithmetic in one pass over the memory for all parameters together; a test holds the
-    two against each other.
-
-    Args:
-        params: parameters, or groups of them as in every optimizer of torch.
-        lr: the learning rate.
-        betas: how slowly ``mean`` and ``square`` forget, each at least 0 and below 1.
-        eps: added to √square, so that nothing is divided by zero.
-        weight_decay: each step multiplies the parameter by 1 - lr * weight_decay.
-
-    Sources: Kingma and Ba, 2015, "Adam: a method for stochastic optimization"; Loshchilov and
-    Hutter, 2019, "Decoupled weight decay regularization".
-    """
-
-    def __init__(
-        self,
-        params: Iterable,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Change every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-
-    def _update(self, p: Tensor, group: dict) -> None:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        state = self.state[p]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        state["step"] += 1
-        mean, square, t = state["mean"], state["square"], state["step"]
-        mean.lerp_(p.grad, 1 - beta1)  # beta1 * mean + (1 - beta1) * grad
-        square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-        p.mul_(1 - lr * group["weight_decay"])
-        root = square.sqrt() / math.sqrt(1 - beta2**t) + group["eps"]
-        p.addcdiv_(mean, root, value=-lr / (1 - beta1**t))  # p - lr * mean / root
 
 
 class Muon(torch.optim.Optimizer):
@@ -81,7 +21,7 @@ class Muon(torch.optim.Optimizer):
         lr: the learning rate: about the size of every singular value of a step.
         momentum: how slowly the running average of the gradient forgets.
         weight_decay: each step multiplies the matrix by 1 - lr * weight_decay.
-        dtype: number format of the matrix products; torch's own Muon always takes bfloat16.
+        dtype: of the matrix products; torch's own Muon always uses bfloat16.
 
     Raises:
         ValueError: a parameter is not a matrix.
@@ -138,7 +78,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(matrices, steps.unbind(), alpha=-lr * lengthen)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Return about U Vᵀ, for a matrix whose singular value decomposition is U S Vᵀ.
 
     The decomposition itself would be slow. An odd polynomial of a matrix acts on its singular
@@ -149,7 +89,6 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrix: ``(..., rows, columns)``, one matrix or a stack of them; its dtype is kept.
-        steps: how often the polynomial is applied.
 
     Sources: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks" (the
     coefficients); Bernstein and Newhouse, 2024, "Old optimizer, new norm: an anthology".
@@ -159,7 +98,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     X = matrix.mT if tall else matrix  # with fewer rows than columns, X Xᵀ is the smaller product
     X = X.reshape(-1, *X.shape[-2:])  # (n, rows, columns)
     X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # singular values at most 1
-    for _ in range(steps):
+    for _ in range(5):
         gram = X @ X.mT  # (n, rows, rows)
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram²
         X = torch.baddbmm(X, factor, X, beta=a)  # a X + factor X

@@ -7,13 +7,17 @@ The book is read without a network and in a dark theme, so a figure is put on th
 import base64
 import html
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 from PIL import Image
+
+if TYPE_CHECKING:
+    from course_utils.run import History
 
 #: Okabe and Ito's eight colours, which stay apart for colour-blind readers.
 COLOURS = (
@@ -200,3 +204,32 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
         f'<output style="display:block;margin:0.3rem 0;font-weight:bold">{captions[-1]}</output>'
         f'<div class="course-panels">{bodies}</div></div>'
     )
+
+
+def training_curves(
+    history: "History", baselines: Mapping[str, float] | None = None, title: str = ""
+) -> plt.Figure:
+    """Return a figure of a training's losses on both splits, and of the perplexities beside them.
+
+    The right half leaves out the perplexity before training: everything else would look flat.
+
+    Args:
+        history: what :func:`course_utils.training.train` returned.
+        baselines: losses to compare with, by name, drawn as dotted lines.
+        title: put before the titles of both halves.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+    splits = {"training": (history.train_loss, "--"), "validation": (history.val_loss, "-")}
+    for axes, value in ((left, float), (right, math.exp)):
+        for name, (losses, style) in splits.items():
+            axes.plot(history.steps, [value(loss) for loss in losses], style, label=name)
+        for number, (name, loss) in enumerate((baselines or {}).items(), start=2):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.axhline(value(loss), color=colour, linestyle=":", label=name)
+        axes.set(xlabel="training step")
+    left.set(title=f"{title}Loss", ylabel="cross-entropy (nats per token)")
+    right.set(title=f"{title}Perplexity", ylabel="perplexity (tokens)")
+    if learned := history.train_loss[1:] + history.val_loss[1:]:
+        right.set_ylim(0, 1.15 * math.exp(max(learned)))
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.68), frameon=True, edgecolor="none")
+    return figure

@@ -1,11 +1,11 @@
 """``python -m course_utils train``: the course's loop on one process, or on many by torchrun."""
 
 import argparse
-import errno
 import json
 import logging
 import os
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,14 +20,12 @@ from course_utils.recipes import recipe
 from course_utils.training import train
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size")
-PLAN = ("batch_size", "accumulate", "eval_every", "dtype", "seed")
+PLAN = ("batch_size", "accumulation_steps", "eval_every", "dtype", "seed")
 STOPPED = 130  # what a shell gives a command that Ctrl-C ended
 
 
 def run(options: argparse.Namespace) -> int:
     """Train as the options say; return 1, with a line that says why, if that cannot be done."""
-    for stream in (sys.stdout, sys.stderr):  # a sample may have letters that a terminal has not
-        stream.reconfigure(errors="backslashreplace")
     try:
         with distributed.processes() as device:
             return _train(options, device)
@@ -37,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, device: torch.device) -> int:
-    rank, n = distributed.place()
+    rank, n = distributed.rank(), distributed.world_size()
     level = logging.INFO if rank == 0 else logging.WARNING  # one process speaks for all
     logging.basicConfig(stream=sys.stdout, level=level, format="%(message)s", force=True)
     text = load_text() if options.data is None else read_text(options.data)
@@ -60,24 +58,17 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
         f"{model.num_parameters():,} parameters on {describe_device(device)}, "
         f"{n} process{'es' if n > 1 else ''}, pid {os.getpid()}"
     )
-    history = train(
-        model,
-        train_ids,
-        val_ids,
-        plan,
-        checkpoint=checkpoint,
-        resume=options.resume and checkpoint.exists(),
-        vocabulary=tokenizer.characters,
-    )
+    resume = {"checkpoint": checkpoint, "resume": options.resume and checkpoint.exists()}
+    history = train(model, train_ids, val_ids, plan, **resume, vocabulary=tokenizer.characters)
     if history.interrupted:
         logging.info(f"stopped after step {len(history.batch_loss)}; --resume goes on from there.")
         return STOPPED
     if rank == 0:
         with write_whole(options.out / "history.json") as stream:
             stream.write(json.dumps(asdict(history)).encode())
-        dice = torch.Generator().manual_seed(plan.seed)
+        generator = torch.Generator().manual_seed(plan.seed)
         start = tokenizer.encode("\n" if "\n" in text else text[0])
-        (ids,) = sampling.generate(model, [start], 200, generator=dice)
+        (ids,) = sampling.generate(model, [start], 200, generator=generator)
         logging.info(tokenizer.decode(ids))
     return 0
 
@@ -86,9 +77,6 @@ def _make_folder(out: Path) -> None:
     """Make the folder for what is written, or say now why not."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it may not be written")
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--out {out} is not a folder, but a file or below one.") from None
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise ValueError(f"--out {out} cannot be used: {error.strerror}.") from None
+        raise ValueError(f"--out {out} is no folder to write into: {error.strerror}.") from None
