@@ -17,7 +17,7 @@ OTHERS := $(filter-out $(KEPT),$(filter PIP_% PYTHON% PYTEST_%,$(.VARIABLES)))
 $(foreach name,$(OTHERS),$(eval unexport $(name)))
 export PIP_USER := 0
 # Where the home folder cannot be written, Jupyter, Chromium and others keep their files in _build.
-ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo yes),yes)
 ifeq ($(shell test -d "$$HOME/.cache/course_utils" && echo yes),yes)
 export COURSE_ASSETS ?= $(HOME)/.cache/course_utils
 endif

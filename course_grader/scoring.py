@@ -5,15 +5,12 @@ worker and gives back what came out, so that every check of the course works her
 diagnoses included, and neither the checks nor what they expect ever enter the student's process.
 """
 
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import course_checks
-from course_checks import Verdict, Wrong
+from course_checks import Verdict, Wrong, exercises
 from course_grader import extra_checks, protocol
 from course_grader.sandbox import Limits, StudentError, Worker, WorkerLost
 from course_grader.submissions import Exercise, Submission
@@ -77,15 +74,11 @@ def grade_submission(submission: Submission, limits: Limits, seed: int) -> Grade
 
 def find_check(name: str) -> Callable[[Callable], Verdict]:
     """Return the check of that name. Raises LookupError if the course has none."""
-    for found in pkgutil.iter_modules(course_checks.__path__):
-        module = importlib.import_module(f"course_checks.{found.name}")
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise LookupError(f"course_checks has no {name}")
+    return exercises.find(name).check
 
 
 def _score(exercise: Exercise, session: "_Session", seed: int) -> Scored:
-    tests = find_check(exercise.check).__wrapped__  # without what the notebook's check does around
+    tests = exercises.find(exercise.check).judge  # without what the notebook's check does around
     public = _verdict(tests, session.stand_in(exercise.function))
     extra = None
     more = extra_checks.EXTRA.get(exercise.check)

@@ -9,7 +9,7 @@ from course_utils import settings, terminal
 
 def fetch(names: list[str], chapters_only: bool) -> int:
     """Fetch assets ahead of a class; return 1 if something that a chapter needs is missing."""
-    from course_utils import assets, pretrained
+    from course_utils import assets
 
     manifest = assets.manifest()
     stand_ins = {asset.stand_in for asset in manifest.values()}
@@ -21,8 +21,11 @@ def fetch(names: list[str], chapters_only: bool) -> int:
     missing_for_chapters = False
     for name in wanted:
         try:
-            found, reason = pretrained.resolve(name)
-            pretrained.folder_of(found)
+            found, reason = assets.resolve(name)
+            if found == "smollm2-q4":  # the one that is expanded; it brings in torch
+                from course_utils import pretrained
+
+                pretrained.folder_of(found)
         except assets.AssetError as error:
             needed = manifest[name].chapters
             missing_for_chapters |= bool(needed) or name in names

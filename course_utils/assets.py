@@ -185,6 +185,25 @@ def get(name: str) -> Path:
     return target
 
 
+def resolve(name: str) -> tuple[str, str]:
+    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
+    stand_in = manifest()[name].stand_in
+    try:
+        get(name)
+        return name, ""
+    except AssetError as error:
+        if stand_in is None:
+            raise
+        get(stand_in)  # raises when the stand-in cannot be had either
+        return stand_in, _why(error)
+
+
+def _why(error: AssetError) -> str:
+    """Return the first reason of an AssetError, for the card."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    return reasons[-1] if reasons else str(error).splitlines()[0]
+
+
 def share(path: Path) -> None:
     """Let those read ``path``, in the cache, who may read the cache's folder itself."""
     mode = stat.S_IMODE(cache_folder().stat().st_mode)
@@ -484,7 +503,7 @@ def index_problem() -> str | None:
     if done.returncode == 0 or not failures:
         return None
     url, why = failures[-1]
-    if "timed out" in why:
+    if "timed out" in why or "respond within" in why:
         why = "no answer in 6 s, asked twice"
     elif known := re.search(r"\[Errno -?\d+\] ([^'\")]+)", why):
         why = known[1]
@@ -548,4 +567,5 @@ def _copy(stream, path: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # the hub's library wraps what it was told
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -20,6 +20,7 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
+from course_utils.markup import in_html, in_matplotlib
 from course_utils.plots import in_book, show
 
 # BertViz asks require.js for jQuery and d3 and for nothing else, so this stands in for it.
@@ -145,7 +146,8 @@ def heat_maps(
         limits: the values at both ends of the scale; a scale with negative values has two hues.
         numbers: write the value into each cell.
     """
-    keys = queries if keys is None else keys
+    queries = [in_matplotlib(query.replace("Ġ", "")) for query in queries]
+    keys = queries if keys is None else [in_matplotlib(key.replace("Ġ", "")) for key in keys]
     cell = 0.46 if numbers else min(0.24, 4 / len(keys), 7 / len(keys) / len(panels))  # inches
     width, height = max(1.6, cell * len(keys)), max(1.6, cell * len(queries))
     size = (len(panels) * (width + 0.4) + 1.6, height + 1.3)
@@ -156,9 +158,9 @@ def heat_maps(
         values = np.asarray(matrix.detach().cpu().float())
         shown = np.ma.masked_invalid(values)
         image = axis.imshow(shown, cmap=colours, vmin=limits[0], vmax=limits[1])
-        axis.set(title=title, xlabel=axes[1])
-        axis.set_xticks(range(len(keys)), [_plain(key) for key in keys], rotation=90)
-        axis.set_yticks(range(len(queries)), [_plain(query) for query in queries])
+        axis.set(title="\n".join(map(in_matplotlib, title.split("\n"))), xlabel=axes[1])
+        axis.set_xticks(range(len(keys)), keys, rotation=90)
+        axis.set_yticks(range(len(queries)), queries)
         axis.tick_params(length=2 if any(keys) else 0)
         if numbers:
             _write_numbers(axis, image, values)
@@ -175,11 +177,6 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
         text = text.replace("-", "−")
         style = {"ha": "center", "va": "center", "fontsize": 8}
         axis.text(column, row, text, color="white" if dark else "black", **style)
-
-
-def _plain(token: str) -> str:
-    """Return a token for a label: without BPE's space marker, and without TeX."""
-    return token.replace("Ġ", "").replace("$", r"\$")
 
 
 def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -294,7 +291,7 @@ def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Seque
             for weight, key in zip(top.values.tolist(), top.indices.tolist(), strict=True)
             if weight >= 0.005
         )
-        items.append(f"<li>{html.escape(f'{token}: {looks}'.replace('Ġ', ''))}</li>")
+        items.append(f"<li>{in_html(f'{token}: {looks}'.replace('Ġ', ''))}</li>")
     return (
         "<details><summary>The same in words</summary>"
         "<p>Where each token looks most, averaged over the heads and layers of this view:</p>"
@@ -308,7 +305,7 @@ def _frame(page: str, alt: str, size: str, below: str = "") -> str:
     source = source.replace("&", "&amp;").replace('"', "&quot;")  # all that an attribute needs
     attribute, script = ("data-page", _FILL) if _VENDOR in page else ("srcdoc", "")
     return (
-        '<div class="course-frame" style="overflow-x:auto">'
+        '<div class="course-frame tex2jax_ignore mathjax_ignore" style="overflow-x:auto">'
         f'<iframe title="{html.escape(alt)}" sandbox="allow-scripts" style="display:block;'
         "width:100%;box-sizing:border-box;border:1px solid #8886;border-radius:6px;"
         f'background:#fff;color-scheme:light;{size}" {attribute}="{source}"></iframe>'

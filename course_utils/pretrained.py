@@ -30,6 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from course_utils import assets
+from course_utils.assets import resolve
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -203,25 +204,6 @@ def _in_order(columns: dict[str, list], n: int) -> list[str]:
     for word, row in zip(words, numbers[0], strict=True):
         ordered[row] = word
     return ordered
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
-    stand_in = assets.manifest()[name].stand_in
-    try:
-        assets.get(name)
-        return name, ""
-    except assets.AssetError as error:
-        if stand_in is None:
-            raise
-        assets.get(stand_in)  # raises when the stand-in cannot be had either
-        return stand_in, _why(error)
-
-
-def _why(error: assets.AssetError) -> str:
-    """Return the first reason of an AssetError, for the card."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-    return reasons[-1] if reasons else str(error).splitlines()[0]
 
 
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """``python -m course_utils serve``: check the address, load a model, answer until told to stop."""
 
-import _thread
 import argparse
 import errno
 import logging
@@ -10,8 +9,12 @@ import sys
 import threading
 from contextlib import suppress
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from course_utils import assets
+
+if TYPE_CHECKING:
+    from course_utils.server import Server
 
 PACKAGES = {"fastapi": "fastapi", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn"}
 
@@ -119,11 +122,12 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
     stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     _allow_connections()
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for the app
-    if options.until_eof:
-        threading.Thread(target=_stop_at_eof, daemon=True).start()
     title = card.title.encode("ascii", "backslashreplace").decode()  # any terminal can show it
     greeting = f"{title} answers on {url_of(listener)} (POST /generate). Ctrl-C stops it."
-    Server(make_app(model, tokenizer, stop=stop), greeting).run(sockets=[listener])
+    server = Server(make_app(model, tokenizer, stop=stop), greeting)
+    if options.until_eof:
+        threading.Thread(target=_stop_at_eof, args=[server], daemon=True).start()
+    server.run(sockets=[listener])
 
 
 def _allow_connections(n: int = 10_000) -> None:
@@ -140,8 +144,8 @@ def _allow_connections(n: int = 10_000) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
-def _stop_at_eof() -> None:
-    """Stop as Ctrl-C does once standard input ends.
+def _stop_at_eof(server: "Server") -> None:
+    """Stop ``server`` as Ctrl-C does once standard input ends.
 
     Where another program holds the other end of it, this is when that program ends, even if it
     is killed, on every system.
@@ -149,4 +153,4 @@ def _stop_at_eof() -> None:
     with suppress(OSError):  # it was closed from the start
         while os.read(0, 1024):
             pass
-    _thread.interrupt_main()
+    server.should_exit = True

@@ -7,7 +7,6 @@ screen reader.
 """
 
 import html
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,9 @@ from typing import Any
 from IPython.display import HTML, display
 
 from course_utils.bpe import BPETokenizer, from_symbols
+from course_utils.markup import NO_MATH, Piece, html_table, in_html, printable, visible
 from course_utils.plots import slider
 
-Piece = str | bytes
-
-#: The marks that stand for white space, and how they are spoken.
-MARKS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _SPOKEN = {" ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return"}
 
 _STYLE = """<style>
@@ -140,7 +136,7 @@ def _is_byte_level(tokenizer: Any, text: str) -> bool:
         spelled = [t.encode() if t in special else from_symbols(t) for t in tokens]
     except ValueError:
         return False
-    return b"".join(spelled) == text.encode()
+    return b"".join(spelled) == text.encode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -185,32 +181,29 @@ class TokenizerSummary:
 
     def _repr_html_(self) -> str:
         framed = {
-            "Some entries": _list(
-                list(self.vocab_sample.values()), list(self.vocab_sample), show_ids=True
-            ),
+            "Some entries": _list([*self.vocab_sample.values()], [*self.vocab_sample], True),
             "Tokens": _list(self.pieces, self.ids),
         }
-        body = "".join(
-            f'<tr><th scope="row">{label}</th>'
-            f"<td>{framed.get(label) or html.escape(value)}</td></tr>"
+        rows = [
+            (label, HTML(framed[label]) if label in framed else value)
             for label, value in self._rows()
-        )
-        return f'{_STYLE}<div class="course-tokens course-table"><table>{body}</table></div>'
+        ]
+        table = html_table(rows, row_heads=True)
+        return f'{_STYLE}<div class="course-tokens course-table">{table}</div>'
 
 
-def summarize_tokenizer(tokenizer: Any, text: str, n_sample: int = 12) -> TokenizerSummary:
+def summarize_tokenizer(tokenizer: Any, text: str) -> TokenizerSummary:
     """Return a summary of ``tokenizer`` and of what it makes of ``text``.
 
     Args:
         tokenizer: a :class:`~course_utils.bpe.BPETokenizer` or a transformers tokenizer.
         text: the text to encode and decode.
-        n_sample: how many entries of the vocabulary to show.
     """
     ids, pieces = tokens_of(tokenizer, text)
     is_ours = isinstance(tokenizer, BPETokenizer)
     size = tokenizer.vocab_size if is_ours else len(tokenizer)
     entry: Callable = tokenizer.vocab.get if is_ours else tokenizer.convert_ids_to_tokens
-    spread = sorted({round(i * (size - 1) / max(n_sample - 1, 1)) for i in range(n_sample)})
+    spread = sorted({round(i * (size - 1) / 11) for i in range(12)})
     return TokenizerSummary(
         name=type(tokenizer).__name__,
         vocab_size=size,
@@ -223,37 +216,10 @@ def summarize_tokenizer(tokenizer: Any, text: str, n_sample: int = 12) -> Tokeni
     )
 
 
-def visible(piece: Piece) -> str:
-    """Return ``piece`` with its white space marked and what does not print written out.
-
-    ``b" fox"`` gives ``·fox``. Bytes that are no whole character are written as ``\\xf0\\x9f``,
-    characters that do not print, or that would turn the text around, as ``\\u202e``.
-    """
-    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
-    return "".join(MARKS.get(c) or (c if _prints(c) else _escaped(c)) for c in text)
-
-
-def _prints(character: str) -> bool:
-    # Marks (Hindi vowel signs) and the joiners inside emoji belong to their neighbours.
-    return character.isprintable() or unicodedata.category(character) in ("Mn", "Mc")
-
-
-def _escaped(character: str) -> str:
-    return (
-        character.encode("unicode_escape").decode() if character > "\x7f" else repr(character)[1:-1]
-    )
-
-
 def _spoken(piece: Piece) -> str:
-    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
-    words, plain = [], ""
-    for character in text:
-        if character in _SPOKEN:
-            words += [plain, _SPOKEN[character]]
-            plain = ""
-        else:
-            plain += character if _prints(character) else _escaped(character)
-    return ", ".join(word for word in [*words, plain] if word)
+    text = printable(piece, keep="".join(_SPOKEN))
+    words = "".join(f"\0{_SPOKEN[c]}\0" if c in _SPOKEN else c for c in text).split("\0")
+    return ", ".join(word for word in words if word)
 
 
 def _count(n: int, noun: str) -> str:
@@ -282,5 +248,5 @@ def _list(
 
 
 def _figure(caption: str, body: str) -> str:
-    head = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'{_STYLE}<figure class="course-tokens">{head}{body}</figure>'
+    head = f"<figcaption>{in_html(caption)}</figcaption>" if caption else ""
+    return f'{_STYLE}<figure class="course-tokens {NO_MATH}">{head}{body}</figure>'

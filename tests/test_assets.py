@@ -164,7 +164,7 @@ def test_unknown_name():
     [
         (CONTENT[:1000], None, "1,000 bytes, expected 1,024,000: cut off"),
         (CONTENT[:1000], len(CONTENT), "1,000 bytes|IncompleteRead"),
-        (b"<html>Please log in</html>", None, "cut off"),
+        (b"<html>Please log in</html>", None, "gave a web page"),
         (CONTENT[::-1], None, "checksum of model.bin"),
     ],
 )

@@ -53,7 +53,7 @@ def alone(tmp_path_factory) -> list[float]:
     return curve(out)
 
 
-@pytest.mark.parametrize("more", [(), ("--accumulate", "3"), ("--recipe", "classic")])
+@pytest.mark.parametrize("more", [(), ("--accumulation-steps", "3"), ("--recipe", "classic")])
 def test_two_processes_learn_what_one_learns(tmp_path, alone, more):
     """The losses of every step agree: gradients are averaged, windows neither lost nor doubled."""
     if more:
@@ -185,7 +185,7 @@ def test_two_machines_that_do_not_know_their_own_names(tmp_path, card):
     said = [one.communicate(timeout=120)[1] for one in nodes]
     assert [one.returncode for one in nodes] == ([0, 0] if card else [1, 1]), said
     if not card:
-        message = f"does not know the address of its own name, {NAMES[1]}: set GLOO_SOCKET_IFNAME"
+        message = f"knows no address of {NAMES[1]}: start torchrun with an address that all"
         assert all(message in words for words in said)
 
 
@@ -193,11 +193,11 @@ def test_chapter_11_waits_no_longer_than_it_says(tmp_path):
     """What the workers said until then reaches the reader, and none of them lives on."""
     cells = json.loads((ROOT / "notebooks/11_scaling_out.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in cells["cells"]]
-    [source] = [one for one in sources if one.startswith("def torchrun(")]
+    [place] = [number for number, one in enumerate(sources) if one.startswith("def torchrun(")]
     names = {"folder": tmp_path} | dict(
         os=os, psutil=psutil, subprocess=subprocess, sys=sys, threading=threading
     )
-    exec(source, names)
+    exec("\n".join(sources[place - 1 : place + 1]), names)
     programs = {
         "print('ready', flush=True)": None,
         "raise SystemExit('I have seen enough')": "I have seen enough",
@@ -264,11 +264,11 @@ def test_a_terminal_that_cannot_show_the_letters(tmp_path, encoding, torchrun):
     words = (tmp_path, "--data", str(tmp_path / "own.txt"))
     done = run(*words, torchrun=torchrun, env=terminal, encoding=encoding)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "\\u0e2a" in done.stdout and "\\U0001f642" in done.stdout
+    assert done.stdout.endswith("\n") and done.stdout[:-1].rpartition("\n")[2].count("?") > 100
 
 
 OTHER_OPTIONS = [
-    ("--batch-size", "0", "batch_size=0 must be a whole number at least 1"),
+    ("--batch-size", "0", "batch_size=0 must be a whole number above 0"),
     ("--steps", "0", "steps=0"),
     ("--seed", str(2**70), "seed=1180591620717411303424"),
     ("--n-layer", "0", "n_layer"),
@@ -276,10 +276,10 @@ OTHER_OPTIONS = [
     ("--data", "nowhere.txt", "nowhere.txt cannot be read as a text file: No such file"),
     ("--data", "tests", "tests cannot be read as a text file: Is a directory"),
     ("--data", "pyproject.toml/x", "pyproject.toml/x cannot be read as a text file"),
-    ("--out", "pyproject.toml", "--out pyproject.toml is not a folder"),
-    ("--out", "pyproject.toml/x", "--out pyproject.toml/x is not a folder"),
-    ("--out", "/dev/full", "--out /dev/full is not a folder"),
-    ("--out", "/proc/here", "--out /proc/here cannot be used: "),
+    ("--out", "pyproject.toml", "--out pyproject.toml is no folder to write into"),
+    ("--out", "pyproject.toml/x", "--out pyproject.toml/x is no folder to write into"),
+    ("--out", "/dev/full", "--out /dev/full is no folder to write into"),
+    ("--out", "/proc/here", "--out /proc/here is no folder to write into: "),
 ]
 
 
@@ -310,11 +310,11 @@ def test_the_command_goes_on_with_the_same_text_only(tmp_path, train_here):
     for other in ("bcde" * 100, "abcd" * 99 + "abdc", "abcd" * 101):
         own.write_text(other)
         status, _, said = train_here(*words)
-        assert status == 1 and "of another run, on another text" in said
+        assert status == 1 and "belongs to another run: it was trained on another text" in said
     own.write_text("abcd" * 100)
     assert train_here(*words)[0] == 0
     status, _, said = train_here(*words, "--seed", "5")
-    assert status == 1 and "its seed is 0, here seed is 5" in said
+    assert status == 1 and "its seed is 0, and here seed is 5" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -345,4 +345,4 @@ def test_one_progress_bar_is_drawn(tmp_path, n):
 
 def test_errors_say_what_to_do(tmp_path):
     done = run(tmp_path, "--batch-size", "3", torchrun=())
-    assert done.returncode and "cannot be shared equally by 2 processes" in done.stderr
+    assert done.returncode and "cannot be divided equally among 2 processes" in done.stderr

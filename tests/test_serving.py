@@ -838,6 +838,18 @@ def test_the_server_ends_with_the_program_that_started_it(then):
         parent.communicate()
 
 
+@pytest.mark.parametrize("stdin", ["empty", "text", "closed"])
+def test_standard_input_that_has_ended_already_stops_the_server(stdin):
+    process = command(
+        *("--port", "0", "--until-eof"),
+        stdin=subprocess.PIPE,
+        preexec_fn=(lambda: os.close(0)) if stdin == "closed" else None,
+    )
+    output, errors = process.communicate("a\nb" if stdin == "text" else "", timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert output.startswith("GPT-2") and output.count("\n") == 1
+
+
 @pytest.fixture
 def chapter():
     """Give the chapter's cells about its server, and a kernel that is ready to run them."""
