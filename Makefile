@@ -1,4 +1,4 @@
-# make book | test | lab | serve | bench | clean | format; see README.md.
+# `make help` lists what there is; see README.md and CONTRIBUTING.md.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -28,11 +28,17 @@ endif
 # small model many times slower when another process runs; not spinning, twice as slow always.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: book test lab serve bench clean format models
-book: models
+ifeq ($(MAKECMDGOALS),chapter)
+ifneq ($(shell [[ "$(N)" =~ ^[0-9]+$$ ]] && echo yes),yes)
+$(error Say which chapter: make chapter N=6)
+endif
+endif
+
+.PHONY: help book test chapter links lab serve bench clean format models
+book: models ## the executed book in _build/html
 	$(BIN)/python -m tools.book
 
-test: models
+test: models ## unit tests, every notebook, the built site in a real browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/notebooks.py --check
@@ -41,25 +47,36 @@ test: models
 	$(BIN)/python -m tools.book
 	$(BIN)/python -m pytest -m site
 
-lab: models
+chapter: models ## one chapter, executed and checked: make chapter N=6
+	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/python -m pytest tests/test_notebooks.py -k "$$(printf '%02d_' "$$((10#$(N)))")"
+	$(BIN)/python -m tools.book --chapter $(N)
+
+links: models ## asks every address in the book whether it is still there
+	$(BIN)/python -m tools.book --links
+
+lab: models ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB_OPTIONS)
 
-serve: book
+serve: book ## the built book on http://127.0.0.1:8000
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-bench: models
+bench: models ## the benchmark tables; forty minutes, with nothing else running
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(BENCH_OPTIONS)
 
-format: .venv/ready
+format: .venv/ready ## one style for code and notebooks; writes the students' homework
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python tools/notebooks.py
 	$(BIN)/python -m tools.homework
 
-clean:
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+clean: ## remove .venv and _build
 	rm -rf .venv _build
 
-models: .venv/ready
+models: .venv/ready ## fetch the models and texts that the chapters need
 	$(BIN)/python -m course_utils fetch --chapters
 
 # The environment. It is made again from nothing when the requirements change.

@@ -68,7 +68,7 @@ def answered(*answers: Callable) -> bool:
 
 
 def _undecorated(answer: Callable) -> Callable:
-    """Return the function itself, out of its decorators and `partial`s; raise TypeError for none."""
+    """Return the function inside decorators and `partial`s; raise TypeError if there is none."""
     if not callable(answer):
         raise TypeError(
             f"answered needs your functions themselves and got {answer!r:.60}: write the name of "

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import html
 import importlib.util
 import uuid
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from IPython.display import display
 
 from course_checks import record
 from course_checks.assignments import assignments, known
+from course_utils.markup import html_table
 
 #: The chapters with exercises, and the module of ``course_checks`` that holds theirs.
 CHAPTERS = {
@@ -109,16 +109,8 @@ class Status:
 
     def _repr_html_(self) -> str:
         head, *rows = self._rows()
-        top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-        body = ""
-        for first, *rest in rows:
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-            body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
-        return (
-            f'<div class="course-table" role="status"><table><caption>'
-            f"{html.escape(self._caption())}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>"
-        )
+        table = html_table(rows, head, caption=self._caption(), row_heads=True)
+        return f'<div class="course-table" role="status">{table}</div>'
 
 
 @functools.cache

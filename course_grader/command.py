@@ -1,5 +1,6 @@
 """``python -m course_utils grade SUBMISSIONS --out grades.csv``"""
 
+import argparse
 import secrets
 import sys
 from pathlib import Path
@@ -16,6 +17,34 @@ from course_grader.submissions import (
 )
 
 PACKAGE = Path(course_checks.__file__).resolve().parent
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("submissions", type=Path, help="holds a folder for each student")
+    parser.add_argument("--out", type=Path, default=Path("grades.csv"))
+    parser.add_argument(
+        "--limit-seconds",
+        type=float,
+        default=120,
+        help="for one submission; a cell or a call may take a sixth",
+    )
+    parser.add_argument(
+        "--limit-memory", type=float, default=4, help="GB of address space, 1 of it for torch"
+    )
+    parser.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Grade a folder of submissions; return 1 if there is nothing to grade or nothing to run it."""
+    seconds, memory = options.limit_seconds, int(options.limit_memory * 2**30)
+    limits = Limits(call_seconds=seconds / 6, seconds=seconds, memory=memory)
+    try:
+        grade(options.submissions, options.out, limits, options.seed)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def assignments() -> dict[str, Assignment]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from course_grader.scoring import Graded, Scored
 from course_utils.files import write_whole
+from course_utils.markup import Html, html_table
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -143,12 +144,11 @@ def write_overview(
     seed: int,
 ) -> None:
     """Write the teacher's page: what needs a look, who handed in the same, what was isolated."""
-    rows = "".join(
-        f"<tr><td><a href='{escape(_link(pages[g.submission.student]))}'>"
-        f"{_text(g.submission.student)}</a></td><td>{_text(g.submission.file)}</td>"
-        f"<td>{g.status}</td><td>{g.total:g}</td><td>{g.seconds:.1f} s</td></tr>"
-        for g in results
-    )
+    rows = []
+    for g in results:
+        who = g.submission.student
+        link = Html(f"<a href='{escape(_link(pages[who]))}'>{_text(who)}</a>")
+        rows.append((link, g.submission.file, g.status, f"{g.total:g}", f"{g.seconds:.1f} s"))
     trouble = [g for g in results if g.status not in ("ok", "empty")]
     same = sorted({tuple(sorted([file, *others])) for file, others in identical.items() if others})
     how = next((g.isolation for g in results if g.isolation), {})
@@ -167,8 +167,7 @@ def write_overview(
         "<h2>How the students' code was isolated</h2>",
         _list(f"{name}: {text}" for name, text in how.items()),
         "<h2>All submissions</h2>",
-        "<table><tr><th>student</th><th>file</th><th>status</th><th>exercises</th><th>time</th></tr>"
-        f"{rows}</table>",
+        html_table(rows, ("student", "file", "status", "exercises", "time")),
     ]
     _write(path, "Grading", body)
 

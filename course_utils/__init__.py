@@ -4,7 +4,7 @@ Rooms, from the ground up. A room imports only what stands above it in this list
 
     settings, terminal, files, progress   the environment; what is printed; whole files; a bar
     device, metrics        device and seeds; perplexity, diversity
-    assets                 where a file comes from, and that it is the right one
+    manifest, sources, assets   which files there are, and where from; that each is the right one
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
     bpe                    a byte-level BPE tokenizer
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
@@ -12,7 +12,8 @@ Rooms, from the ground up. A room imports only what stands above it in this list
     optimizers, checkpoints, distributed   Muon; what training saves; several processes
     run, training, recipes   what goes on beside the training loop; the loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
-    serving, train_command, doctor   the commands of ``python -m course_utils``
+    serving, server        its text behind an address
+    doctor, fetch_command, train_command, serve_command   ``python -m course_utils``
 """
 
 import os

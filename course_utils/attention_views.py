@@ -1,8 +1,8 @@
-"""Attention weights to look at: BertViz's views, a soft lookup to play with, and numbers per head.
+"""Views of attention weights: BertViz's, heat maps, a soft lookup to play with, numbers per head.
 
 The views are BertViz's own [Vig, 2019, https://arxiv.org/abs/1906.05714], read from the installed
-package. Left alone, BertViz asks three addresses on the internet for scripts and pastes the tokens
-into the page unescaped. Here it runs in a sandboxed frame that brings its own d3 and jQuery.
+package. By itself BertViz loads scripts from three addresses on the internet and puts the tokens
+into the page unescaped. Here it runs in a sandboxed frame with its own d3 and jQuery.
 """
 
 import html
@@ -23,7 +23,7 @@ from torch import Tensor
 from course_utils.markup import in_html, in_matplotlib
 from course_utils.plots import in_book, show
 
-# BertViz asks require.js for jQuery and d3 and for nothing else, so this stands in for it.
+# BertViz uses require.js only to load jQuery and d3, so this line can replace it.
 _REQUIRE = "<script>const requirejs = (names, start) => start(jQuery, d3);</script>"
 
 # The drawing is as wide as BertViz made it; the view box lets it shrink on a narrow page.
@@ -138,7 +138,7 @@ def heat_maps(
     """Display matrices of queries (rows) by keys (columns) side by side, in one colour scale.
 
     Args:
-        panels: ``(T_q, T_k)`` each, by its title. What is infinite or NaN is left grey.
+        panels: ``(T_q, T_k)`` each, by its title. Infinite and NaN values are grey.
         queries: ``T_q`` labels.
         keys: ``T_k`` labels; the queries' by default.
         alt: a sentence for a reader who cannot see the figure.
@@ -182,7 +182,7 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
 def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """Return what each head does with its attention, averaged over the queries.
 
-    The first query is left out: in a causal model it has nothing to choose from.
+    The first query is left out: in a causal model it can only look at itself.
 
     Args:
         attentions: one ``(1, H, T, T)`` tensor per layer, ``T`` at least 2.
@@ -219,7 +219,7 @@ def _checked(
     if not attentions or attentions[0] is None:
         raise ValueError(
             "There are no attention weights. Load the model with attn_implementation='eager' and "
-            "call it with output_attentions=True; the fused kernels never form the weights."
+            "call it with output_attentions=True; the fused kernels never compute the weights."
         )
     shape = tuple(attentions[0].shape)
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != (len(tokens), len(tokens)):
@@ -234,13 +234,13 @@ def _checked(
 
 
 def _rounded(attentions: Sequence[Tensor], decimals: int) -> list[Tensor]:
-    """Return the weights without digits that nobody can see; they are most of the page."""
+    """Return the weights without the digits that nobody can see; they would be most of the page."""
     # Doubles, because 0.123 in single precision prints as 0.12300000339746094.
     return [layer.detach().double().cpu().round(decimals=decimals) for layer in attentions]
 
 
 def _mended(page: str) -> str:
-    """Take the outside addresses out of BertViz's page, and write its data so that it is inert."""
+    """Remove the outside addresses from BertViz's page, and write its data so that it is inert."""
     page, tags = re.subn(r'<script src="[^"]*require[^"]*"></script>', "", page)
     page, configs = re.subn(r"require\.config\(\{.*?\}\);", "", page, flags=re.DOTALL)
     before, marker, after = page.partition("const params = ")
@@ -250,7 +250,7 @@ def _mended(page: str) -> str:
     rest = after.partition("\n")[2]  # drops the line's comment, which repeats all the data
     for view in params["attention"]:
         view["attn"] = _short(view["attn"])
-    # In JSON, "<" stands only inside strings, where \u003c means the same: no token ends a script.
+    # In JSON, "<" occurs only inside strings, where \u003c means the same: no token ends a script.
     data = json.dumps(params, separators=(",", ":")).replace("<", "\\u003c")
     return f"{_STYLE}{_scripts()}{_REQUIRE}{before}const params = {data};\n{rest}{_FIT}"
 
@@ -281,7 +281,7 @@ def _scripts() -> str:
 
 
 def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int]) -> str:
-    """Return a folded list of where each token looks, for readers who cannot use the drawing."""
+    """Return a folded list of where each token looks, for readers who cannot see the drawing."""
     mean = torch.stack([attentions[layer][0] for layer in layers]).double().mean((0, 1))
     items = []
     for token, row in zip(tokens, mean, strict=True):

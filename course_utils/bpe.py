@@ -134,11 +134,9 @@ class BPETokenizer:
 
     def _add_special_token(self, text: str, ordinary: Mapping[bytes, None]) -> None:
         token = text.encode(errors="surrogatepass")
-        try:
-            written_like_one = from_symbols(text) in ordinary  # in GPT-2's files
-        except ValueError:
-            written_like_one = False
-        if not text or token in ordinary or written_like_one or _SURROGATE.search(text):
+        # in GPT-2's files, a token that is written like this one
+        like_it = all(c in _SYMBOL_BYTES for c in text) and from_symbols(text) in ordinary
+        if not text or token in ordinary or like_it or _SURROGATE.search(text):
             raise ValueError(
                 f"the special token {text!r} is empty, an ordinary token as well, or no valid "
                 "text. Choose a text that no one writes, such as '<|endoftext|>'."
@@ -216,7 +214,7 @@ class BPETokenizer:
 
         Raises:
             TypeError: ``text`` is not a ``str``.
-            ValueError: ``special`` is none of the three, or is "error" and there is one.
+            ValueError: ``special`` is another value, or is "error" and the text holds such a token.
         """
         if not isinstance(text, str):
             raise TypeError(f"encode() got a {type(text).__name__}; it expects text, a str.")
@@ -245,20 +243,20 @@ class BPETokenizer:
                 f"special={special!r} must be 'id' (a special token becomes its id), 'text' (it is "
                 "cut up like any text) or 'error' (it is refused)."
             )
-        return self._encode_pieces(pieces, special)
 
-    def _encode_pieces(self, pieces: Iterable[str], special: Special) -> Iterator[int]:
-        for words, found in _words(pieces, () if special == "text" else self.special_tokens):
-            for word in words:
-                yield from self._cache.get(word) or self._encode_word(word)
-            if found is None:
-                continue
-            if special == "error":
-                raise ValueError(
-                    f"the text holds the special token {found!r}. To cut it up like any text, pass "
-                    "special='text'; to give it its id, special='id'."
-                )
-            yield self.special_tokens[found]
+        def ids() -> Iterator[int]:
+            for words, found in _words(pieces, () if special == "text" else self.special_tokens):
+                for word in words:
+                    yield from self._cache.get(word) or self._encode_word(word)
+                if found is not None and special == "error":
+                    raise ValueError(
+                        f"the text holds the special token {found!r}. To cut it up like any text, "
+                        "pass special='text'; to give it its id, special='id'."
+                    )
+                if found is not None:
+                    yield self.special_tokens[found]
+
+        return ids()
 
     def _encode_word(self, word: str) -> list[int]:
         ids = [self._ids[token] for token in self._merge(word.encode())]
@@ -271,41 +269,33 @@ class BPETokenizer:
 
         Of the pairs present, the one that was learned first is merged wherever it occurs, from
         left to right; then the same again. The tokens are a linked list, and a heap holds the
-        ranks of the pairs present, so that a merge looks only at its neighbours.
+        ranks and places of the pairs present, so that a merge looks only at its neighbours.
         """
-        tokens: list[bytes | None] = [word[i : i + 1] for i in range(len(word))]
-        after = list(range(1, len(word) + 1))  # where the next token is
-        before = list(range(-1, len(word) - 1))
-        places: dict[int, list[int]] = {}  # rank of a pair -> where it was seen
-        ranks: list[int] = []  # heap of the keys of places
+        n, heap = len(word), []
+        tokens: list[bytes | None] = [word[i : i + 1] for i in range(n)]
+        after, before = list(range(1, n + 1)), list(range(-1, n - 1))  # the neighbours' places
 
         def note(i: int) -> None:
             """Note that the token at ``i`` and the next one may be merged."""
-            if i < 0 or after[i] == len(word):
-                return
-            rank = self._ranks.get((tokens[i], tokens[after[i]]))
-            if rank in places:
-                places[rank].append(i)
-            elif rank is not None:
-                places[rank] = [i]
-                heappush(ranks, rank)
+            if i >= 0 and after[i] < n:
+                rank = self._ranks.get((tokens[i], tokens[after[i]]))
+                if rank is not None:
+                    heappush(heap, (rank, i))
 
-        for i in range(len(word)):
+        for i in range(n):
             note(i)
-        while ranks:
-            rank = heappop(ranks)
+        while heap:
+            rank, merged = heap[0][0], []
             left, right = self.merges[rank]
-            merged = []
-            for i in sorted(places.pop(rank)):
+            while heap and heap[0][0] == rank:
+                i = heappop(heap)[1]
                 j = after[i]
                 # An earlier merge may have taken either token.
-                if tokens[i] != left or j == len(word) or tokens[j] != right:
-                    continue
-                tokens[i], tokens[j] = left + right, None
-                after[i] = after[j]
-                if after[i] < len(word):
-                    before[after[i]] = i
-                merged.append(i)
+                if tokens[i] == left and j < n and tokens[j] == right:
+                    tokens[i], tokens[j], after[i] = left + right, None, after[j]
+                    if after[i] < n:
+                        before[after[i]] = i
+                    merged.append(i)
             for i in merged:
                 note(before[i])
                 note(i)
@@ -370,7 +360,7 @@ class BPETokenizer:
         entries = _read_vocab(Path(vocab_path))
         special = [text for text in entries if text not in ordinary]
         vocab = {
-            id_: from_symbols(text) if text in ordinary else text.encode()
+            id_: from_symbols(text) if text in ordinary else text.encode(errors="surrogatepass")
             for text, id_ in entries.items()
         }
         return cls(merges, special, vocab)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next training step depends on, in one file."""
+"""Checkpoint files: written whole, read without running code, refused for another run."""
 
 import hashlib
 import io
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from course_utils.files import write_whole
 
-KEYS = {"step", "settings", "history", "model", "optimizers", "batches"}  # of a training run
+#: What the checkpoint of a training run holds; see :meth:`course_utils.run.Run.save`.
+KEYS = {"step", "settings", "history", "model", "optimizers", "batches", "dropout"}
 
 
 def save_checkpoint(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write ``state`` so that the file is there whole or not at all.
+    """Write ``state`` to a file that is complete or not there at all.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full.
@@ -35,7 +36,6 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         ValueError: it is not a checkpoint, it is damaged, or another version of the course wrote
             it.
     """
-    path = Path(path)
     try:
         with zipfile.ZipFile(path) as parts:  # torch.load does not look at the checksums
             damaged = parts.testzip() is not None
@@ -64,41 +64,18 @@ def load_or_none(path: Path | str | None, resume: bool) -> dict[str, Any] | None
         raise ValueError("resume=True needs the checkpoint to resume from.")
     if resume:
         return load_checkpoint(path)
-    if path is not None and Path(path).exists():
+    if path is not None:
+        refuse_to_overwrite(path)
+    return None
+
+
+def refuse_to_overwrite(path: Path | str) -> None:
+    """Raise FileExistsError if there is a checkpoint that a new run would replace."""
+    if Path(path).exists():
         raise FileExistsError(
             f"{path} holds an earlier run, which the first evaluation would overwrite. "
             "Pass resume=True (--resume) to continue it, or name another file to start again."
         )
-    return None
-
-
-def collect(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], generator: torch.Generator
-) -> dict[str, Any]:
-    """Return everything that the next step depends on; ``generator`` draws the batches."""
-    return {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "batches": generator.get_state(),
-        "dropout_cpu": torch.get_rng_state(),
-        "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore(
-    state: Mapping[str, Any],
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    generator: torch.Generator,
-) -> None:
-    """Put what :func:`collect` returned back where it came from."""
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    generator.set_state(state["batches"])
-    torch.set_rng_state(state["dropout_cpu"])
-    if state["dropout_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["dropout_cuda"])
 
 
 def refuse_other_settings(theirs: Mapping[str, Mapping], ours: Mapping[str, Mapping]) -> None:
@@ -107,10 +84,11 @@ def refuse_other_settings(theirs: Mapping[str, Mapping], ours: Mapping[str, Mapp
         for key, here in ours[group].items():
             if (saved := theirs[group].get(key)) != here:
                 what = f"its {key} is {saved}, and here {key} is {here}"
+                if group == "data":
+                    what = "it was trained on another text"
                 raise ValueError(
-                    "the checkpoint belongs to another run: "
-                    f"{'it was trained on another text' if group == 'data' else what}. Use the "
-                    "same text and settings, or another checkpoint file."
+                    f"the checkpoint belongs to another run: {what}. Use the same text and "
+                    "settings, or another checkpoint file."
                 )
 
 

@@ -20,7 +20,7 @@ def load_text(name: str = "shakespeare") -> str:
 
     Raises:
         KeyError: there is no asset of that name.
-        course_utils.assets.AssetError: the text cannot be had here; the message says why.
+        course_utils.assets.AssetError: the text cannot be fetched here; the message says why.
         ValueError: the asset is not a text.
     """
     return _only_file(name, ".txt").read_text(encoding="utf-8")

@@ -2,9 +2,10 @@
 
 import functools
 import random
-import time
+import timeit
 
 import numpy as np
+import psutil
 import torch
 
 from course_utils import settings
@@ -18,24 +19,17 @@ def pick_device() -> torch.device:
     Raises:
         SettingError: ``COURSE_DEVICE`` names no device, or one that is not here.
     """
-    if name := settings.device():
-        return _chosen(torch.device(name))
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def _chosen(device: torch.device) -> torch.device:
-    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    if f"{device.type}:{device.index or 0}" in here or device.type in here:
-        return device
-    raise settings.SettingError(
-        f"COURSE_DEVICE is {device}, which this torch does not find here; it can be "
-        f"{' or '.join(here)}. Without it, the fastest one is taken."
-    )
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    name = settings.device()
+    if name is None:
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if name not in (here := ["cpu", *cuda, *mps]) and f"{name}:0" not in here:
+        raise settings.SettingError(
+            f"COURSE_DEVICE is {name}, which this torch does not find here; it can be "
+            f"{' or '.join(here)}. Without it, the fastest one is taken."
+        )
+    return torch.device(name)
 
 
 def describe_device(device: torch.device) -> str:
@@ -48,12 +42,19 @@ def describe_device(device: torch.device) -> str:
     return device.type
 
 
+def memory(device: torch.device) -> int:
+    """Return how many bytes of memory ``device`` has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
 @functools.cache
 def fast_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype in which matrix products are fastest: bfloat16 or float32.
 
     On a CPU one product is timed in both, because only some CPUs have instructions for bfloat16,
-    and without them it is much slower.
+    and the others are much slower with it.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -65,13 +66,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
-    a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    seconds = []
-    for _ in range(6):  # the first ones also prepare the kernel: the shortest counts
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    a = torch.ones(512, 512, dtype=dtype)
+    return min(timeit.repeat(lambda: a @ a, number=1, repeat=6))  # the first also loads the kernel
 
 
 def choose_dtype(device: torch.device, name: str) -> torch.dtype:

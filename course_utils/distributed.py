@@ -7,10 +7,10 @@ averaged. So the number of processes changes who does the work, not what is lear
 Source: Li et al., 2020, "PyTorch Distributed" (https://arxiv.org/abs/2006.15704).
 """
 
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from course_utils.device import pick_device
 
 
-@contextlib.contextmanager
+@contextmanager
 def processes() -> Iterator[torch.device]:
     """Join the processes that ``torchrun`` started, if it did; yield this one's device.
 
@@ -34,7 +34,7 @@ def processes() -> Iterator[torch.device]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
-    _refuse_stale_addresses()
+    _check_environment()
     if device.type == "mps":  # neither of the two backends supports it
         device = torch.device("cpu")
     if device.type == "cuda":
@@ -54,13 +54,22 @@ def processes() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _refuse_stale_addresses() -> None:
-    """Stop before a restart could hang: https://github.com/pytorch/pytorch/issues/135712.
+def _check_environment() -> None:
+    """Raise ValueError unless the variables are torchrun's, and such that a restart cannot hang.
 
     By default torchrun keeps one store of addresses through all restarts. A new worker may find
-    the address of a dead one there, and wait for it for half an hour.
+    the address of a dead one there, and wait for it for half an hour:
+    https://github.com/pytorch/pytorch/issues/135712.
     """
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    for name in (*numbers, "MASTER_ADDR"):
+        value = os.environ.get(name, "")
+        if not value or (name in numbers and not (value.isascii() and value.isdigit())):
+            raise ValueError(
+                f"WORLD_SIZE is set, which means several processes, and {name} is {value!r}. Start "
+                "with torchrun, which sets all of these, or unset WORLD_SIZE to train alone."
+            )
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
             "after a restart, a worker could wait for the address of a dead one. With "
@@ -78,25 +87,26 @@ def _find_rank_0(device: torch.device) -> None:
     if device.type != "cuda" and "GLOO_SOCKET_IFNAME" not in os.environ:
         names.append(socket.gethostname())  # gloo asks for it
     unknown = [name for name in names if not _has_address(name)]
-    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-        os.environ["MASTER_ADDR"] = "127.0.0.1" if unknown else names[0]
-    elif unknown:
+    if not unknown:
+        return
+    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
         raise ValueError(
             f"this machine knows no address of {unknown[0]}: start torchrun with an address that "
             "all machines can reach, and set GLOO_SOCKET_IFNAME to the network card that reaches "
             "them."
         )
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
 
 
 def _has_address(name: str) -> bool:
     try:
         return bool(socket.getaddrinfo(name, None))
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
         return False
 
 
 def rank() -> int:
-    """Return the number of this process, from 0; 0 if it is alone."""
+    """Return the number of this process, from 0; 0 if it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -111,6 +121,11 @@ def replicate(model: nn.Module) -> nn.Module:
     All processes start with the weights of rank 0. In a single process it is ``model`` itself.
     """
     return DistributedDataParallel(model) if world_size() > 1 else model
+
+
+def no_sync(replica: nn.Module, skip: bool) -> AbstractContextManager:
+    """Return a context in which ``backward`` leaves out the averaging, if ``skip`` is true."""
+    return replica.no_sync() if skip and world_size() > 1 else nullcontext()
 
 
 def shard(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -137,7 +152,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def broadcast(name: str) -> str:
-    """Return the ``name`` of rank 0, so that all processes go on with the same."""
+    """Return the ``name`` that rank 0 has, so that all processes go on with the same."""
     names = [name]
     if world_size() > 1:
         dist.broadcast_object_list(names)

@@ -4,6 +4,7 @@ Each part looks by itself: what is broken is named, and the page goes on. So not
 here but what Python brings and the room of settings.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -16,10 +17,21 @@ from pathlib import Path
 
 from course_utils import __version__, settings
 
+#: The extras of pyproject.toml, and who needs them.
+EXTRAS = {
+    "embeddings": "chapter 3 needs it",
+    "metrics": "chapter 10 needs it",
+    "molecules": "chapter 9 needs it",
+    "serving": "chapter 10 and `serve` need it",
+}
 Rows = Iterator[tuple[str, str]]
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(_options: argparse.Namespace | None = None) -> int:
     """Print the page; return 1 if a chapter cannot run on this machine as it is."""
     advice: list[str] = []
     wrong = [
@@ -163,7 +175,7 @@ def _memory() -> str:
 
 
 def _resolves(name: str) -> bool:
-    from course_utils.assets import within
+    from course_utils.sources import within
 
     def ask() -> str | None:
         try:
@@ -179,7 +191,8 @@ def _packages(advice: list[str]) -> Rows:
     from packaging.requirements import Requirement
 
     wrong = []
-    for line in metadata.requires("course-utils") or []:
+    lines = metadata.requires("course-utils") or []
+    for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate():
             continue
@@ -189,6 +202,12 @@ def _packages(advice: list[str]) -> Rows:
             yield requirement.name, f"{version or 'missing'} (needs {line})"
     if wrong:
         advice.append(f"Install the right {', '.join(wrong)}: `pip install -r requirements.txt`.")
+    for extra, user in EXTRAS.items():
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            asked = marker and marker.evaluate({"extra": extra}) and not marker.evaluate()
+            if asked and _version(requirement.name) is None:
+                yield requirement.name, f"missing; {user}: `pip install {requirement.name}`"
     for name in ("torch", "transformers", "jupyter-book"):
         yield name, _version(name) or "not installed"
 
@@ -224,18 +243,18 @@ def _device(advice: list[str]) -> Rows:
 
 
 def _network(advice: list[str]) -> Rows:
-    from course_utils import assets
+    from course_utils import sources
 
     if settings.is_on("HF_HUB_OFFLINE"):
         hub = "not asked, because HF_HUB_OFFLINE is set"
     else:
-        answers = assets.hub_answers()
+        answers = sources.hub()
         hub = answers.problem or "answers"
         if answers.refused:
-            advice.append(assets.TOKEN_REFUSED)
+            advice.append(sources.TOKEN_REFUSED)
             hub += "; it refuses your token, and gives public files without it"
     yield "model hub", hub
-    index = assets.index_problem() or "answers"
+    index = sources.index_problem() or "answers"
     yield "package index", index
     if not hub.startswith("answers") and index != "answers":
         advice.append(
@@ -292,7 +311,7 @@ def _changed(asset, source: dict) -> str | None:
         path = folder / file.name
         if not path.is_file():
             return f"{path} is missing"
-        if assets.sha256(path, path.stat().st_mtime_ns) != file.sha256:
+        if assets.sha256(path) != file.sha256:
             if b"\r\n" in path.read_bytes():
                 return f"{path} has other line ends than the course's: git changed them"
             return f"{path} was changed"

@@ -1,13 +1,13 @@
 """A token is data: text written so that no page, figure or sentence takes it for markup.
 
-Text from a model or a user may hold ``$x$``, ``<b>``, backticks or a mark that turns what follows
-from right to left. Each medium has one function here, and everything that shows tokens uses it.
+Text from a model or a user may hold ``$x$``, ``<b>``, backticks or a mark that reverses the text
+after it. There is one function for each medium, and everything that shows tokens uses it.
 """
 
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -23,8 +23,8 @@ NO_MATH = "tex2jax_ignore mathjax_ignore"
 def visible(piece: Piece) -> str:
     """Return ``piece`` with its white space marked and what does not print written out.
 
-    ``b" fox"`` gives ``·fox``. Bytes that are no whole character are written as ``\\xf0\\x9f``,
-    characters that do not print, or that would turn the text around, as ``\\u202e``.
+    ``b" fox"`` gives ``·fox``. Bytes that do not form a whole character are written as
+    ``\\xf0\\x9f``, characters that do not print, or would reverse the text, as ``\\u202e``.
     """
     return "".join(MARKS.get(c) or c for c in printable(piece, keep=" \n\t\r"))
 
@@ -91,6 +91,13 @@ def _one_line(piece: Piece) -> str:
     return "".join(c if c == " " else MARKS.get(c) or c for c in printable(piece, keep=" \n\t\r"))
 
 
+class Html(str):
+    """Text that is HTML already, for a cell of :func:`html_table`."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
 def html_table(
     rows: Sequence[Sequence[Any]],
     head: Sequence[str] = (),
@@ -102,8 +109,8 @@ def html_table(
     """Return a table in HTML; a cell is escaped unless it has HTML of its own.
 
     Args:
-        rows: the cells; numbers are aligned right. What has a ``_repr_html_``, such as an
-            ``IPython.display.HTML``, is shown by it.
+        rows: the cells; numbers are aligned right. What has a ``_repr_html_``, such as
+            :class:`Html`, is shown by it.
         head: the column heads.
         caption: the line above.
         row_heads: the first cell of each row is its head.
@@ -126,3 +133,13 @@ def html_table(
         names = "".join(f'<th scope="col">{in_html(name)}</th>' for name in head)
         body = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
     return f'<table class="{css} {NO_MATH}">{above}{body}</table>'
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return ``rows`` as a Markdown table; all have the keys of the first."""
+    heads = list(rows[0])
+    lines = [heads, *([str(row[head]).replace("|", "\\|") for head in heads] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)

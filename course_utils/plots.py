@@ -7,7 +7,6 @@ The book is read without a network and in a dark theme, so a figure is put on th
 import base64
 import html
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,12 @@ from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 from course_utils import markup
+from course_utils.metrics import perplexity
 
 if TYPE_CHECKING:
     from course_utils.run import History
 
-#: Okabe and Ito's eight colours, which stay apart for colour-blind readers.
+#: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -87,7 +87,7 @@ def _image(figure: plt.Figure, alt: str) -> str:
     figure.savefig(drawn, format="png", facecolor="white")
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
-    # A palette of 128 colours makes the picture a quarter of its size and looks the same.
+    # With a palette of 128 colours the file is a quarter of the size and looks the same.
     picture = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=0)
     picture.save(small, "png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
@@ -135,7 +135,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
 def say(text: str) -> None:
     """Display a computed sentence as Markdown: numbers in the prose come from the run itself.
 
-    Write a token into it with :func:`course_utils.markup.in_markdown`.
+    Put a token into it with :func:`course_utils.markup.in_markdown`.
     """
     display(Markdown(text))
 
@@ -206,9 +206,9 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
 def training_curves(
     history: "History", baselines: Mapping[str, float] | None = None, title: str = ""
 ) -> plt.Figure:
-    """Return a figure of a training's losses on both splits, and of the perplexities beside them.
+    """Return a figure of a training run: the loss on both splits, and the perplexity beside it.
 
-    The right half leaves out the perplexity before training: everything else would look flat.
+    The right half leaves out the perplexity before training, which would make the rest look flat.
 
     Args:
         history: what :func:`course_utils.training.train` returned.
@@ -217,16 +217,16 @@ def training_curves(
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
     splits = {"training": (history.train_loss, "--"), "validation": (history.val_loss, "-")}
-    for axes, value in ((left, float), (right, math.exp)):
+    for axes, value in ((left, float), (right, perplexity)):
         for name, (losses, style) in splits.items():
             axes.plot(history.steps, [value(loss) for loss in losses], style, label=name)
         for number, (name, loss) in enumerate((baselines or {}).items(), start=2):
             colour = COLOURS[number % len(COLOURS)]
-            axes.axhline(value(loss), color=colour, linestyle=":", label=name)
+            axes.axhline(value(loss), color=colour, linestyle=":", label=markup.in_matplotlib(name))
         axes.set(xlabel="training step")
     left.set(title=f"{title}Loss", ylabel="cross-entropy (nats per token)")
     right.set(title=f"{title}Perplexity", ylabel="perplexity (tokens)")
     if learned := history.train_loss[1:] + history.val_loss[1:]:
-        right.set_ylim(0, 1.15 * math.exp(max(learned)))
+        right.set_ylim(0, 1.15 * perplexity(max(learned)))
     left.legend(loc="center right", bbox_to_anchor=(1, 0.68), frameon=True, edgecolor="none")
     return figure

@@ -1,10 +1,9 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
 The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be had, that it does and what differs.
+another model that could not be fetched, that it does and what differs.
 """
 
-import html
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ from transformers.utils import logging
 
 from course_utils import assets
 from course_utils.assets import resolve
+from course_utils.markup import Html, html_table, in_html
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -62,7 +62,8 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            rows["Stands in for"] = f"{self.stands_in_for}, which could not be had ({self.reason})"
+            why = f"which could not be fetched ({self.reason})"
+            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
             rows["What differs"] = self.differs
         return rows
 
@@ -71,16 +72,11 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        title = html.escape(rows.pop("Loaded"))
         if self.homepage:
-            title = f'<a href="{html.escape(self.homepage)}">{title}</a>'
-        cells = [("Loaded", title), *((label, html.escape(text)) for label, text in rows.items())]
-        body = "".join(
-            f'<tr><th scope="row">{label}</th><td style="text-align:left">{text}</td></tr>'
-            for label, text in cells
-        )
+            link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
+            rows["Loaded"] = Html(link)
         kind = "stand-in" if self.stands_in_for else "original"
-        return f'<table class="course-card course-card-{kind}">{body}</table>'
+        return html_table(rows.items(), row_heads=True, css=f"course-card course-card-{kind}")
 
 
 class Pretrained(NamedTuple):
@@ -107,7 +103,7 @@ def load(
 
     Raises:
         KeyError: no model has this name.
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
@@ -130,7 +126,7 @@ def load_masked_lm(
     which this course trained for it (``tools/masked_words.py``).
 
     Raises:
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     found, reason = resolve("bert")
     if found == "bert":
@@ -160,7 +156,7 @@ def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2`` without a model.
 
-    GPT-2's and BERT's are the exact originals, whichever model can be had.
+    GPT-2's and BERT's are the exact originals, whichever model can be fetched.
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
@@ -180,30 +176,24 @@ def load_glove():
 
     Raises:
         ModuleNotFoundError: gensim is not installed; it has no wheel for Python 3.14 and newer.
-        AssetError: the vectors cannot be had.
+        AssetError: the vectors cannot be fetched.
     """
     import numpy as np
-    import pyarrow.parquet as parquet
-    from gensim.models import KeyedVectors
 
+    try:
+        import pyarrow.parquet as parquet
+        from gensim.models import KeyedVectors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed, which word vectors need: `pip install {error.name}`. "
+            "gensim exists for Python up to 3.13 only."
+        ) from None
     folder = assets.get("glove")
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    words = parquet.read_table(folder / "index.parquet").to_pydict()
+    words = parquet.read_table(folder / "index.parquet")["index"].to_pylist()
     keyed = KeyedVectors(vectors.shape[1], count=0)
-    keyed.add_vectors(_in_order(words, len(vectors)), vectors)
+    keyed.add_vectors(words, vectors)
     return keyed
-
-
-def _in_order(columns: dict[str, list], n: int) -> list[str]:
-    """Return the words of the index by row number, whatever the order of its columns."""
-    (words,) = [values for values in columns.values() if isinstance(values[0], str)]
-    numbers = [values for values in columns.values() if isinstance(values[0], int)]
-    if not numbers:
-        return words
-    ordered = [""] * n
-    for word, row in zip(words, numbers[0], strict=True):
-        ordered[row] = word
-    return ordered
 
 
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
@@ -306,6 +296,6 @@ def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
         path = folder / "model.safetensors"
-        return assets.sha256(path, path.stat().st_mtime_ns) == digest
+        return assets.sha256(path) == digest
     except (OSError, ValueError, KeyError):
         return False

@@ -1,4 +1,4 @@
-"""A training run beside its loop: where it is, what was measured, what is kept, when it ends."""
+"""What goes on around the training loop: the history, the checkpoints, Ctrl-C and the guards."""
 
 import logging
 import math
@@ -45,92 +45,125 @@ class History:
 class Run:
     """What :func:`course_utils.training.train` does besides training.
 
-    It keeps the history, writes the checkpoint, stops at Ctrl-C, and raises an error before a
+    It keeps the history, writes the checkpoint, stops on Ctrl-C, and raises an error before a
     number that is not finite can get into either.
 
     Args:
+        model, optimizers: what is trained, and by what.
+        generator: draws the batches.
         steps: how many there are in all.
-        settings: what has to be the same when the run is resumed, in named groups.
+        settings: what must be the same when the run is resumed, in named groups.
         checkpoint: the file to write, or None.
-        state: what that file holds, to resume from, or None to begin.
-        parts: model, optimizers and the generator of the batches: what the next step depends on.
         on_eval: called as ``on_eval(step, model)`` after each evaluation.
     """
 
     def __init__(
         self,
+        model: GPT,
+        optimizers: Sequence[torch.optim.Optimizer],
+        generator: torch.Generator,
         steps: int,
         settings: dict[str, dict[str, Any]],
         checkpoint: Path | str | None,
-        state: dict[str, Any] | None,
-        parts: tuple[GPT, Sequence[torch.optim.Optimizer], torch.Generator],
         on_eval: Callable[[int, GPT], None] | None,
     ):
-        self.steps, self.settings, self.checkpoint = steps, settings, checkpoint
-        self.parts, self.on_eval = parts, on_eval
+        self.model, self.optimizers, self.generator = model, optimizers, generator
+        self.steps, self.settings = steps, settings
+        self.checkpoint, self.on_eval = checkpoint, on_eval
         self.history, self._next = History(), 0  # the next step
-        if state is not None:
-            checkpoints.refuse_other_settings(state["settings"], settings)
-            checkpoints.restore(state, *parts)
-            self._next = state["step"]
-            self.history = History(**state["history"] | {"interrupted": False})
-        self._unread: list[tuple[float, Tensor]] = []
-        self._each_step = _reading_is_free(next(parts[0].parameters()).device)
-        self._started = time.perf_counter() - self.history.seconds
+        self._unread: list[Tensor] = []  # the loss and the gradient's norm of each step, (2,)
+        self._each_step = _reading_is_free(next(model.parameters()).device)
+        self._started = time.perf_counter()
+
+    def save(self, step: int) -> None:
+        """Write everything that ``step`` and all later steps depend on, if there is a file for it.
+
+        Raises:
+            OSError: it cannot be written; the previous checkpoint is intact.
+        """
+        self.history.seconds = time.perf_counter() - self._started
+        if self.checkpoint is None or distributed.rank() > 0:
+            return
+        state = {
+            "step": step,
+            "settings": self.settings,
+            "history": vars(self.history),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "batches": self.generator.get_state(),
+            "dropout": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        }
+        checkpoints.save_checkpoint(self.checkpoint, state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what :meth:`save` wrote; raise ValueError if it belongs to another run."""
+        checkpoints.refuse_other_settings(state["settings"], self.settings)
+        self._next = state["step"]
+        self.history = History(**state["history"] | {"interrupted": False})
+        self._started -= self.history.seconds
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.generator.set_state(state["batches"])
+        cpu, *gpus = state["dropout"]
+        torch.set_rng_state(cpu)
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(gpus)
 
     @contextmanager
     def steps_left(self) -> Iterator[Iterator[int]]:
-        """Give the steps that are left, behind a progress bar; Ctrl-C ends them early."""
+        """Yield the steps that are left, with a progress bar; Ctrl-C ends them early."""
         options = {"total": self.steps, "initial": self._next, "desc": "training", "unit": "step"}
-        alone = distributed.rank() == 0  # one bar for all processes
-        with _ctrl_c() as pressed, progress_bar(**options, disable=not alone) as bar:
+        options["disable"] = distributed.rank() > 0  # one bar for all processes
+        with _ctrl_c() as pressed, progress_bar(**options) as bar:
             yield self._until(pressed, bar)
 
     def _until(self, pressed: list[bool], bar: Any) -> Iterator[int]:
         for step in range(self._next, self.steps):
             if pressed:
                 self.history.interrupted = True
-                self._save(step)
+                self._read()
+                self.save(step)
                 return
             yield step
             bar.update()
             bar.set_postfix(validation=f"{self.history.val_loss[-1]:.3f}", refresh=False)
 
     def record(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Note what a step measured, before it changes the weights.
+        """Record what a step measured, before it changes the weights.
 
         Raises:
-            FloatingPointError: one of the numbers is not finite. On a CPU this is known at once;
-                elsewhere, where looking would make each step wait for the one before, it is
-                known at the next evaluation.
+            FloatingPointError: one of the numbers is not finite. On a CPU this is noticed at once.
+                On a GPU, where looking would make every step wait for the one before, it is
+                noticed at the next evaluation.
         """
-        rate = self.parts[1][0].param_groups[0]["lr"]
-        self._unread.append((rate, torch.stack([loss, grad_norm])))
+        self.history.learning_rate.append(self.optimizers[0].param_groups[0]["lr"])
+        self._unread.append(torch.stack([loss, grad_norm]))
         if self._each_step:
             self._read()
 
     def _read(self) -> None:
         """Move what was measured since the last reading into the history."""
-        numbers = torch.stack([pair for _, pair in self._unread]).tolist() if self._unread else []
-        for (rate, _), (loss, norm) in zip(self._unread, numbers, strict=True):
+        history = self.history
+        for loss, norm in torch.stack(self._unread).tolist() if self._unread else []:
+            step = len(history.batch_loss)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                gradient = f", with a gradient of length {norm}," if math.isfinite(loss) else ""
+                gradient = f", with a gradient of norm {norm}," if math.isfinite(loss) else ""
                 raise FloatingPointError(
-                    f"the loss is {loss:.4g}{gradient} at step {len(self.history.batch_loss)} of "
-                    f"{self.steps}. The learning rate was {rate:.2g}: try a tenth of it, or a "
+                    f"the loss is {loss:.4g}{gradient} at step {step} of {self.steps}. The "
+                    f"learning rate was {history.learning_rate[step]:.2g}: try a tenth of it, or a "
                     "longer warm-up."
                 )
-            self.history.batch_loss.append(loss)
-            self.history.learning_rate.append(rate)
-            self.history.grad_norm.append(norm)
+            history.batch_loss.append(loss)
+            history.grad_norm.append(norm)
         self._unread.clear()
 
     def note(self, step: int, train_loss: float, val_loss: float) -> None:
         """Note an evaluation after ``step`` steps, call ``on_eval``, and write the checkpoint.
 
         Raises:
-            FloatingPointError: a loss is not finite, here or in a step that was not yet read.
-            OSError: the checkpoint cannot be written; the one before is whole.
+            FloatingPointError: a loss is not finite, here or in a step that was not read yet.
+            OSError: the checkpoint cannot be written; the previous one is intact.
         """
         self._read()
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -143,20 +176,13 @@ class Run:
         self.history.train_loss.append(train_loss)
         self.history.val_loss.append(val_loss)
         if self.on_eval is not None:
-            with eval_mode(self.parts[0]):
-                self.on_eval(step, self.parts[0])
-        self._save(step)
+            with eval_mode(self.model):
+                self.on_eval(step, self.model)
+        self.save(step)
         log.info(
             f"step {step} of {self.steps}: training loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, {self.history.seconds:.0f} s"
         )
-
-    def _save(self, step: int) -> None:
-        self._read()
-        self.history.seconds = time.perf_counter() - self._started
-        if self.checkpoint is not None and distributed.rank() == 0:
-            run = {"step": step, "settings": self.settings, "history": vars(self.history)}
-            checkpoints.save_checkpoint(self.checkpoint, run | checkpoints.collect(*self.parts))
 
 
 def _reading_is_free(device: torch.device) -> bool:
@@ -165,7 +191,7 @@ def _reading_is_free(device: torch.device) -> bool:
 
 @contextmanager
 def _ctrl_c() -> Iterator[list[bool]]:
-    """Yield a list that Ctrl-C writes into instead of raising an error; a second one does raise."""
+    """Yield a list that the first Ctrl-C appends to; a second one raises KeyboardInterrupt."""
     pressed: list[bool] = []
 
     def note(*_: Any) -> None:
@@ -175,7 +201,7 @@ def _ctrl_c() -> Iterator[list[bool]]:
 
     before = None
     if distributed.world_size() == 1:  # several processes would not all stop after the same step
-        with suppress(ValueError):  # only the main thread may listen
+        with suppress(ValueError):  # only the main thread can handle signals
             before = signal.signal(signal.SIGINT, note)
     try:
         yield pressed

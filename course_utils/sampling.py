@@ -29,11 +29,11 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
     Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
-    if not (_is_number(temperature) and 0 < temperature < math.inf):
-        raise ValueError(
-            f"temperature={temperature!r} must be above 0 and finite; "
-            "for the most likely token always, use greedy=True."
-        )
+    _check(
+        _is_number(temperature) and 0 < temperature < math.inf,
+        f"temperature={temperature!r} must be above 0 and finite; for the most likely token "
+        "always, use greedy=True.",
+    )
     return logits / temperature
 
 
@@ -64,14 +64,12 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
     Source: Holtzman et al., 2020, "The curious case of neural text degeneration".
     """
-    if not (_is_number(top_p) and 0 < top_p <= 1):
-        raise ValueError(
-            f"top_p={top_p!r} must be a number above 0 and at most 1; 1 keeps every token."
-        )
+    fits = _is_number(top_p) and 0 < top_p <= 1
+    _check(fits, f"top_p={top_p!r} must be above 0 and at most 1; 1 keeps every token.")
     if top_p == 1:
         return logits
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # As doubles, 1 - 0.8 is a little less than .1 + .1; a difference of that size is none.
+    # As doubles, 1 - 0.8 is a little less than .1 + .1; such rounding must not count.
     tail = 1 - top_p + 1e-15
     ordered, up_to = _cumulative(scores, tail)
     dropped = up_to <= tail
@@ -105,10 +103,8 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     Source: Nguyen et al., 2025, "Turning up the heat: Min-p sampling for creative and coherent LLM
     outputs".
     """
-    if not (_is_number(min_p) and 0 <= min_p <= 1):
-        raise ValueError(
-            f"min_p={min_p!r} must be a number from 0 (keep every token) to 1 (only the best)."
-        )
+    fits = _is_number(min_p) and 0 <= min_p <= 1
+    _check(fits, f"min_p={min_p!r} must be from 0 (keep every token) to 1 (only the best).")
     probabilities = logits.softmax(dim=-1)
     too_rare = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(too_rare, -math.inf)
@@ -132,15 +128,13 @@ def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Ten
     Source: Keskar et al., 2019, "CTRL: A conditional transformer language model for controllable
     generation", section 4.1.
     """
-    if not (_is_number(penalty) and 0 < penalty < math.inf):
-        raise ValueError(
-            f"repetition_penalty={penalty!r} must be above 0 and finite; 1 changes nothing."
-        )
-    if previous.is_floating_point() or previous.shape[:-1] != logits.shape[:-1]:
-        raise ValueError(
-            f"previous is {previous.dtype} of shape {tuple(previous.shape)}; expected whole "
-            f"numbers, a row of ids for each row of the logits {tuple(logits.shape)}."
-        )
+    fits = _is_number(penalty) and 0 < penalty < math.inf
+    _check(fits, f"repetition_penalty={penalty!r} must be above 0 and finite; 1 changes nothing.")
+    _check(
+        not previous.is_floating_point() and previous.shape[:-1] == logits.shape[:-1],
+        f"previous is {previous.dtype} of shape {tuple(previous.shape)}; expected a row of ids for "
+        f"each row of the logits {tuple(logits.shape)}.",
+    )
     if previous.device.type == "cpu" and previous.numel():  # on a GPU the look would wait for it
         check_ids(previous, logits.shape[-1])
     seen = logits.gather(-1, previous)
@@ -169,8 +163,8 @@ def next_token(
     Args:
         logits: ``(B, V)``, of the last position of each text.
         previous: ``(B, T)``, the texts so far, for the repetition penalty.
-        greedy: take the most likely token. Nothing is drawn, and of the strategies only the
-            repetition penalty could change the outcome; the others are left out.
+        greedy: take the most likely token. Nothing is drawn, and only the repetition penalty
+            is applied, because the others cannot change the outcome.
         temperature: see :func:`scale_temperature`.
         top_k: see :func:`keep_top_k`.
         top_p: see :func:`keep_top_p`.
@@ -182,29 +176,23 @@ def next_token(
         ValueError: an impossible strategy, a penalty without ``previous``, or a row of logits
             that is no distribution.
     """
-    if logits.dim() != 2:
-        raise ValueError(
-            f"logits has shape {tuple(logits.shape)}; expected (B, V), a row for each text. "
-            "Of a model's output take the last position, logits[:, -1]; for one row, logits[None]."
-        )
+    _check(
+        logits.dim() == 2,
+        f"logits has shape {tuple(logits.shape)}; expected (B, V), a row for each text. Of a "
+        "model's output take the last position, logits[:, -1]; for one row, logits[None].",
+    )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if repetition_penalty != 1:
-        if previous is None:
-            raise ValueError(
-                f"repetition_penalty={repetition_penalty} needs previous=, the texts so far (B, T)."
-            )
+        _check(previous is not None, "a repetition_penalty needs previous=, the texts (B, T).")
         logits = penalize_repetition(logits, previous, repetition_penalty)
     if greedy:
         best = logits.max(dim=-1)
         _check_finite(best.values)
         return best.indices
     logits = scale_temperature(logits, temperature)
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    if min_p is not None:
-        logits = keep_min_p(logits, min_p)
+    logits = logits if top_k is None else keep_top_k(logits, top_k)
+    logits = logits if top_p is None else keep_top_p(logits, top_p)
+    logits = logits if min_p is None else keep_min_p(logits, min_p)
     probabilities = logits.softmax(dim=-1).cpu()
     _check_finite(probabilities.sum(dim=-1))
     drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)  # (B, 1)
@@ -260,53 +248,43 @@ def stream(
             before the first step.
     """
     rows, stop = _checked(model, prompts, max_new_tokens, stop)
-    if not (_is_whole(stride) and 1 <= stride <= model.config.block_size):
-        raise ValueError(
-            f"stride={stride!r} must be from 1 to block_size={model.config.block_size}, "
-            "the number of tokens to forget when the window is full."
-        )
-    # A draw from made-up logits, so that a wrong strategy is an error here and not on the way.
+    block_size = model.config.block_size
+    _check(
+        _is_whole(stride) and 1 <= stride <= block_size,
+        f"stride={stride!r} must be from 1 to block_size={block_size}, the number of tokens to "
+        "forget when the window is full.",
+    )
+    # A draw from made-up logits, so that a wrong strategy raises here and not halfway.
     id_0 = torch.tensor([[0]])
     next_token(torch.zeros(1, 1), previous=id_0, generator=torch.Generator(), **strategy)
-    strategy["generator"] = generator
-    return _stream(model, rows, max_new_tokens, stop, cache, stride, strategy)
 
+    @torch.no_grad()  # as a decorator of a generator it ends with each step
+    def steps() -> Iterator[Tensor]:
+        device, T = model.head.weight.device, max(map(len, rows))
+        ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
+        firsts = [T - len(row) for row in rows]  # the column where each text begins
+        running = torch.ones(len(rows), dtype=torch.bool, device=device)
+        begins = None
+        for end in range(T, T + max_new_tokens):
+            before, begins = begins, [_window(first, end, block_size, stride) for first in firsts]
+            left, moved = min(begins), begins != before
+            if moved:
+                # Padding and forgotten tokens are the same: columns that the model must not see.
+                n_pad = torch.tensor(begins, device=device) - left if left < max(begins) else None
+                # A full window moves before anything is added, so its keys need not be kept.
+                past = model.new_cache() if cache and end - left < block_size else None
+            new = ids[:, left if moved or not cache else end - 1 : end]
+            with eval_mode(model):
+                x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), last position
+                logits = model.head(x)  # (B, V)
+            token = next_token(logits, previous=ids[:, :end], generator=generator, **strategy)
+            ids[:, end] = token
+            yield token  # (B,)
+            running &= ~torch.isin(token, torch.tensor(stop, dtype=torch.long, device=device))
+            if not running.any():
+                return
 
-@torch.no_grad()  # as a decorator of a generator it ends with each step
-def _stream(
-    model: GPT,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    stop: list[int],
-    cache: bool,
-    stride: int,
-    strategy: dict[str, Any],
-) -> Iterator[Tensor]:
-    device, block_size = model.head.weight.device, model.config.block_size
-    ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
-    T = max(len(row) for row in rows)
-    firsts = [T - len(row) for row in rows]  # the column where each text begins
-    stop_ids = torch.tensor(stop, dtype=torch.long, device=device)
-    running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    begins = None
-    for end in range(T, T + max_new_tokens):
-        before, begins = begins, [_window(first, end, block_size, stride) for first in firsts]
-        left = min(begins)
-        moved = begins != before
-        if moved:
-            # Padding and what a row has forgotten are the same to the model: hidden columns.
-            n_pad = torch.tensor(begins, device=device) - left if left < max(begins) else None
-            # A full window moves before it can be added to, so its keys need not be kept.
-            past = model.new_cache() if cache and end - left < block_size else None
-        new = ids[:, left if moved or not cache else end - 1 : end]
-        with eval_mode(model):
-            x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), the last position
-            token = next_token(model.head(x), previous=ids[:, :end], **strategy)  # (B,)
-        ids[:, end] = token
-        yield token
-        running &= ~torch.isin(token, stop_ids)
-        if not running.any():
-            return
+    return steps()
 
 
 def _window(first: int, end: int, block_size: int, stride: int) -> int:
@@ -317,8 +295,8 @@ def _window(first: int, end: int, block_size: int, stride: int) -> int:
 def _left_padded(rows: list[list[int]], room: int) -> Tensor:
     """Return ``(B, T + room)``: each row's ids, ending in column ``T``, then ``room`` zeros.
 
-    The padding repeats the row's own first id. The model does not see it, and the repetition
-    penalty, which counts no token twice, has seen that id anyway.
+    The padding repeats the row's own first id. The model does not see it, and to the repetition
+    penalty, which counts no token twice, it makes no difference.
     """
     T = max(len(row) for row in rows)
     return torch.tensor([row[:1] * (T - len(row)) + row + [0] * room for row in rows])
@@ -342,7 +320,7 @@ def generate(
     Raises:
         ValueError: as :func:`stream` does.
     """
-    rows, stop = _checked(model, prompts, max_new_tokens, stop)
+    rows = _rows(prompts)
     steps = list(stream(model, rows, max_new_tokens, stop=stop, **options))
     continuations = torch.stack(steps, dim=1).tolist() if steps else [[]] * len(rows)
     return [row + _until(stop, more) for row, more in zip(rows, continuations, strict=True)]
@@ -374,8 +352,8 @@ def beam_search(
         max_new_tokens: how many tokens to add at most; with the prompt at most ``block_size``.
         n_beams: how many texts to keep; 1 is greedy decoding.
         stop: ids that end a text.
-        length_penalty: the exponent in the score. 0 compares the sums, which favours short texts;
-            1 compares the mean of a token; what is above 1 favours long texts.
+        length_penalty: the exponent in the score. 0 compares the sums and favours short texts;
+            1 compares the mean per token; values above 1 favour long texts.
 
     Returns:
         at most ``n_beams`` pairs of a text, prompt included, and its score, the best first. The
@@ -391,13 +369,13 @@ def beam_search(
     """
     [prompt], stop = _checked(model, [prompt], max_new_tokens, stop)
     _check_whole("n_beams", n_beams, 1)
-    if not (_is_number(length_penalty) and math.isfinite(length_penalty)):
-        raise ValueError(f"length_penalty={length_penalty!r} must be a finite number.")
-    if len(prompt) + max_new_tokens > model.config.block_size:
-        raise ValueError(
-            f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
-            f"block_size={model.config.block_size}; beam search has no window that moves."
-        )
+    fits = _is_number(length_penalty) and math.isfinite(length_penalty)
+    _check(fits, f"length_penalty={length_penalty!r} must be a finite number.")
+    _check(
+        len(prompt) + max_new_tokens <= model.config.block_size,
+        f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
+        f"block_size={model.config.block_size}; beam search has no window that moves.",
+    )
     device, cache = model.head.weight.device, model.new_cache()
     stop_ids = torch.tensor(sorted(set(stop)), dtype=torch.long, device=device)
     # At most as many candidates end as there are beams times stop tokens; n_beams more go on.
@@ -429,50 +407,42 @@ def _checked(
     model: GPT, prompts: Prompts, max_new_tokens: int, stop: Sequence[int]
 ) -> tuple[list[list[int]], list[int]]:
     """Return prompts and stop ids as lists; ValueError for what the model cannot read or write."""
-    V, block_size = model.config.vocab_size, model.config.block_size
-    rows = _rows(prompts)
+    rows, stop, block_size = _rows(prompts), _as_list(stop), model.config.block_size
     _check_whole("max_new_tokens", max_new_tokens, 0)
-    if not rows:
-        raise ValueError("prompts is empty; give at least one prompt.")
-    for number, row in enumerate(rows):
-        if not row:
-            raise ValueError(f"prompt {number} is empty; a model needs a token to start from.")
-        if len(row) > block_size:
-            raise ValueError(
-                f"prompt {number} has {len(row)} tokens; the model reads at most "
-                f"block_size={block_size}. Keep its end: prompt[-{block_size}:]."
-            )
-        _check_ids(f"prompt {number}", row, V)
-    stop = _as_list(stop)
-    if not isinstance(stop, Collection) or isinstance(stop, str | Mapping):
-        raise ValueError(f"stop={stop!r} must be a list of ids; for one id, write [id].")
-    _check_ids("stop", stop, V)
+    _check(rows, "prompts is empty; give at least one prompt.")
+    is_list = isinstance(stop, Collection) and not isinstance(stop, str | Mapping)
+    _check(is_list, f"stop={stop!r} must be a list of ids; for one id, write [id].")
+    for n, row in enumerate(rows):
+        _check(row, f"prompt {n} is empty; a model needs a token to start from.")
+        _check(
+            len(row) <= block_size,
+            f"prompt {n} has {len(row)} tokens; the model reads at most block_size={block_size}. "
+            f"Keep its end: prompt[-{block_size}:].",
+        )
+    V, named = model.config.vocab_size, {f"prompt {n}": row for n, row in enumerate(rows)}
+    for name, id_ in ((name, id_) for name, ids in {**named, "stop": stop}.items() for id_ in ids):
+        _check(
+            _is_whole(id_) and 0 <= id_ < V,
+            f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. Was the text "
+            "encoded by another tokenizer?",
+        )
     return rows, list(stop)
-
-
-def _check_ids(name: str, ids: Collection[int], V: int) -> None:
-    for id_ in ids:
-        if not (_is_whole(id_) and 0 <= id_ < V):
-            raise ValueError(
-                f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. "
-                "Was the text encoded by another tokenizer?"
-            )
 
 
 def _rows(prompts: Prompts) -> list[list[int]]:
     """Return prompts, an array ``(B, T)`` or sequences of ids, as lists of ids."""
     prompts = _as_list(prompts)
     rows = [_as_list(row) for row in prompts] if isinstance(prompts, Sequence) else [prompts]
-    if isinstance(prompts, str) or any(isinstance(row, str) for row in rows):
-        raise ValueError(
-            "prompts holds text, but a model reads ids: encode it; for one prompt, write [prompt]."
-        )
-    if not isinstance(prompts, Sequence) or any(not isinstance(row, Sequence) for row in rows):
-        raise ValueError(
-            "prompts must hold one sequence of ids for each text; for one prompt, write [prompt]."
-        )
-    if any(isinstance(id_, Sequence) for row in rows for id_ in row):
-        raise ValueError("prompts has three dimensions; expected (B, T), a row of ids a text.")
+    _check(
+        not isinstance(prompts, str) and not any(isinstance(row, str) for row in rows),
+        "prompts holds text, but a model reads ids: encode it; for one prompt, write [prompt].",
+    )
+    _check(
+        isinstance(prompts, Sequence) and all(isinstance(row, Sequence) for row in rows),
+        "prompts must hold one sequence of ids for each text; for one prompt, write [prompt].",
+    )
+    flat = not any(isinstance(id_, Sequence) for row in rows for id_ in row)
+    _check(flat, "prompts has three dimensions; expected (B, T), a row of ids for each text.")
     return [list(row) for row in rows]
 
 
@@ -481,9 +451,14 @@ def _as_list(values: Any) -> Any:
     return values.tolist() if hasattr(values, "tolist") else values
 
 
+def _check(fits: Any, message: str) -> None:
+    if not fits:
+        raise ValueError(message)
+
+
 def _check_whole(name: str, value: int, least: int, why: str = "") -> None:
-    if not (_is_whole(value) and value >= least):
-        raise ValueError(f"{name}={value!r} must be a whole number and at least {least}{why}.")
+    fits = _is_whole(value) and value >= least
+    _check(fits, f"{name}={value!r} must be a whole number and at least {least}{why}.")
 
 
 def _is_whole(value: Any) -> bool:

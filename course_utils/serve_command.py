@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 PACKAGES = {"fastapi": "fastapi", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn"}
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--model", default="gpt2", choices=("gpt2", "distilgpt2", "smollm2"))
+    parser.add_argument("--port", default="8000", help="0 takes any free one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="default: this machine only. 0.0.0.0 lets others in"
+    )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="also stop when standard input ends"
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Serve as the options say until Ctrl-C or SIGTERM, then finish the answers at hand.
 

@@ -179,7 +179,11 @@ def _folders() -> list[str]:
             sentences.append(f"{name}: you may not enter {folder}; its owner can let you in.")
         elif name == "COURSE_CACHE" and not can_write(folder):
             sentences.append(f"{name}: {folder} can be read and not written.")
-    return sentences
+    return sentences + [
+        f"{name}: there is no folder {get(name)}; {tempfile.gettempdir()} takes its place."
+        for name in ("TMPDIR", "TEMP", "TMP")
+        if get(name) and not os.path.isdir(get(name))
+    ]
 
 
 def _switches() -> list[str]:

@@ -1,9 +1,8 @@
-"""Tokens one can see: a coloured view, a slider over merges, a summary of a tokenizer.
+"""Tokens made visible: a coloured view, a slider over merges, a summary of a tokenizer.
 
-Everything shown is escaped, so a token such as ``</script>`` is shown and not run. A token is
-told apart by its frame as well as its colour, brings its own dark text on a light ground, so that
-it reads the same in a light and in a dark theme, and is spoken as "space, fox; id 21831" by a
-screen reader.
+Everything is escaped, so a token such as ``</script>`` is shown and not run. Each token has a frame
+as well as a colour, and dark text on its own light background, so that it looks the same in a light
+and a dark theme. A screen reader says "space, fox; id 21831".
 """
 
 import html
@@ -66,7 +65,7 @@ def show_pieces(
     show_ids: bool = False,
     caption: str | None = None,
 ) -> None:
-    """Display ready-made pieces of text (``str`` or ``bytes``) as :func:`show_tokens` does.
+    """Display given pieces of text (``str`` or ``bytes``) as :func:`show_tokens` does.
 
     Args:
         pieces: the pieces, in order.
@@ -110,7 +109,7 @@ def show_merges(tokenizer: BPETokenizer, text: str, merge_counts: Iterable[int])
 
 
 def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
-    """Return the ids of ``text`` and what each stands for.
+    """Return the ids of ``text`` and the piece of text behind each.
 
     A piece is ``bytes`` where the tokenizer works on bytes, as GPT-2's does, and otherwise the
     token as the tokenizer writes it, such as ``##ing``. Ids that the tokenizer adds by itself,
@@ -141,7 +140,7 @@ def _is_byte_level(tokenizer: Any, text: str) -> bool:
 
 @dataclass(frozen=True)
 class TokenizerSummary:
-    """What :func:`summarize_tokenizer` found; as the last line of a cell it shows itself.
+    """What :func:`summarize_tokenizer` found; it displays itself as the last line of a cell.
 
     Attributes:
         name: the tokenizer's class.
@@ -149,9 +148,9 @@ class TokenizerSummary:
         special_tokens: the special tokens' texts.
         vocab_sample: ``{id: token}`` for a few ids spread evenly over the vocabulary.
         ids: the ids of the text.
-        pieces: what each id stands for.
+        pieces: the piece of text behind each id.
         text: the text.
-        decoded: the text made from the ids again.
+        decoded: the text decoded from the ids.
     """
 
     name: str
@@ -243,7 +242,7 @@ def _list(
         )
         if (b"\n" if isinstance(piece, bytes) else "\n") in piece:
             items.append('<li class="br" aria-hidden="true"></li>')
-    # Safari drops the list from what it speaks when it has no bullets, unless role says so.
+    # Without bullets Safari does not announce a list, unless it has a role.
     return f'<ol role="list" aria-label="{_count(len(pieces), "token")}">{"".join(items)}</ol>'
 
 

@@ -1,12 +1,11 @@
 """The training loop, and what it calls: learning rate, optimizers, dtype, evaluation.
 
-What happens beside the loop (checkpoints, Ctrl-C, the history) is in :mod:`course_utils.run`.
+What happens around the loop (checkpoints, Ctrl-C, the history) is in :mod:`course_utils.run`.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,10 +22,9 @@ from course_utils.gpt import GPT, check_ids, eval_mode
 from course_utils.optimizers import Muon
 from course_utils.run import History, Run
 
-BETAS = (0.9, 0.99)  # how slowly AdamW forgets the gradient and its square
 EVALUATION_SEED = 1234  # every run is evaluated on the same windows
 MAY_BE_ZERO = ("warmup_steps", "weight_decay", "seed")
-NAMES = {
+CHOICES = {
     "optimizer": ("adamw", "muon"),
     "schedule": ("cosine", "linear"),
     "dtype": ("auto", "float32", "bfloat16"),
@@ -44,17 +42,18 @@ class TrainConfig:
             batch that many times larger, in the memory of one.
         optimizer: "adamw" for everything, or "muon" for the matrices inside the blocks and AdamW
             for the rest.
-        learning_rate: AdamW's highest learning rate, reached after the warm-up.
-        muon_learning_rate: Muon's highest learning rate.
-        warmup_steps: steps during which the learning rates rise to their highest; None means a
-            tenth of all steps, and at most 100.
+        learning_rate: AdamW's maximum learning rate, reached after the warm-up.
+        muon_learning_rate: Muon's maximum learning rate.
+        warmup_steps: steps over which the learning rates rise to their maximum; None means a tenth
+            of all steps, but no more than 100.
         schedule: how they then fall to zero, "cosine" or "linear".
         weight_decay: how strongly matrices are pulled towards zero; biases and norms never are.
-        clip_norm: longer gradients are scaled down to this norm.
+        clip_norm: a gradient whose norm is larger is scaled down to this norm.
         eval_every: steps between two evaluations, which also write the checkpoint.
         eval_windows: windows of each split that an evaluation reads, always the same ones.
         seed: decides which windows are drawn.
-        dtype: "float32", "bfloat16" (for matrix products only), or "auto", see :func:`fast_dtype`.
+        dtype: "float32", "bfloat16" (for matrix products only), or "auto", which takes
+            :func:`course_utils.device.fast_dtype`.
 
     Raises:
         ValueError: a number makes no sense, or a name is unknown.
@@ -79,27 +78,27 @@ class TrainConfig:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.type is str:
-                if value not in NAMES[name]:
-                    raise ValueError(f"{name}={value!r} is not one of {', '.join(NAMES[name])}.")
+                if value not in CHOICES[name]:
+                    raise ValueError(f"{name}={value!r} is not one of {', '.join(CHOICES[name])}.")
             elif name != "warmup_steps" or value is not None:
-                object.__setattr__(self, name, self._number(name, value, field.type is float))
+                object.__setattr__(self, name, _number(name, value, field.type is float))
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be below steps={self.steps}. About a tenth "
                 "of the steps works well."
             )
 
-    def _number(self, name: str, value: Any, real: bool) -> int | float:
-        """Return Python's own number, which a checkpoint can hold, for one of numpy's."""
-        kind, limit = (Real, math.inf) if real else (Integral, 2**63)
-        may_be_zero = name in MAY_BE_ZERO
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if not number or not (0 < value < limit or (value == 0 and may_be_zero)):
-            raise ValueError(
-                f"{name}={value!r} must be a {'' if real else 'whole '}number "
-                f"{'of at least' if may_be_zero else 'above'} 0."
-            )
-        return float(value) if real else int(value)
+
+def _number(name: str, value: Any, real: bool) -> int | float:
+    """Check a setting, and return it as Python's own number: a checkpoint cannot hold numpy's."""
+    kind, end = (Real, math.inf) if real else (Integral, 2**63)
+    limit = ""
+    if isinstance(value, kind) and not isinstance(value, bool):
+        if 0 < value < end or (value == 0 and name in MAY_BE_ZERO):
+            return float(value) if real else int(value)
+        least = " of at least 0" if name in MAY_BE_ZERO else " above 0"
+        limit = f" below {end}" if value >= end else least
+    raise ValueError(f"{name}={value!r} must be a {'' if real else 'whole '}number{limit}.")
 
 
 # --- the loop --------------------------------------------------------------------------------
@@ -122,31 +121,31 @@ def train(
     and returns the history so far: nothing that was learned is lost.
 
     A loss or a gradient that is not a finite number ends training with an error that names the
-    step. On a CPU this happens before the weights change, elsewhere at the next evaluation; either
-    way it happens before the checkpoint is written, which therefore is of an earlier, good step.
+    step. On a CPU this happens before the weights change, elsewhere at the next evaluation. Either
+    way it happens before a checkpoint is written, so the last checkpoint is always a good one.
 
     Inside :func:`course_utils.distributed.processes`, the processes share each batch and average
-    their gradients; rank 0 writes the checkpoint. Ctrl-C then ends all of them at once, and
-    ``resume`` goes on from the last evaluation.
+    their gradients, and rank 0 writes the checkpoint. Ctrl-C then ends all of them at once;
+    ``resume`` continues from the last evaluation.
 
     Args:
         model: on the device to train on.
         train_ids, val_ids: ``(N,)`` each, the two splits.
         config: how to train.
         checkpoint: file to write at every evaluation and on Ctrl-C.
-        resume: continue from ``checkpoint``, with the same text and settings; on a CPU the result
+        resume: continue from ``checkpoint``, with the same text and settings. On a CPU the result
             is, bit for bit, that of a run that was never interrupted.
         on_eval: called as ``on_eval(step, model)`` after each evaluation, for samples.
-        vocabulary: what the ids stand for, to be noted in the checkpoint.
+        vocabulary: what the ids stand for, to be saved with the checkpoint.
 
     Raises:
         FloatingPointError: the loss or the gradient is not a finite number.
         ValueError: a split is too short or has ids that the model does not know, or the checkpoint
             belongs to another text or other settings.
-        FileExistsError: ``checkpoint`` exists already, and ``resume`` was not asked for.
-        OSError: the checkpoint cannot be written; the one before is intact.
+        FileExistsError: ``checkpoint`` already exists, and ``resume`` is False.
+        OSError: the checkpoint cannot be written; the previous one is intact.
     """
-    T, B = model.config.block_size, config.batch_size
+    T, B, k = model.config.block_size, config.batch_size, config.accumulation_steps
     windows = _evaluation_windows(model, train_ids, val_ids, config.eval_windows)
     state = checkpoints.load_or_none(checkpoint, resume)
     config = _settle_dtype(config, model, state)
@@ -156,9 +155,10 @@ def train(
     settings = {"model": asdict(model.config), "training": asdict(config)}
     if checkpoint is not None:
         settings["data"] = checkpoints.fingerprint(train_ids, val_ids, vocabulary)
-    parts = (model, optimizers, generator)
-    run = Run(config.steps, settings, checkpoint, state, parts, on_eval)
-    replica = distributed.replicate(model)  # alone, it is the model itself
+    run = Run(model, optimizers, generator, config.steps, settings, checkpoint, on_eval)
+    if state is not None:
+        run.restore(state)
+    replica = distributed.replicate(model)  # in a single process, the model itself
 
     model.train()
     with run.steps_left() as steps:
@@ -169,12 +169,11 @@ def train(
 
             model.zero_grad()
             loss = 0.0
-            for number in range(config.accumulation_steps):
+            for number in range(k):
                 x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
-                last = number == config.accumulation_steps - 1  # then the processes average
-                with nullcontext() if last or replica is model else replica.no_sync():
-                    part = loss_of(replica, x, y, dtype) / config.accumulation_steps
-                    part.backward()  # adds to the gradients that are there
+                with distributed.no_sync(replica, number < k - 1):  # average only the whole sum
+                    part = loss_of(replica, x, y, dtype) / k
+                    part.backward()  # adds to the gradients of the batches before
                 loss += part.detach()
 
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -215,7 +214,7 @@ def _settle_dtype(config: TrainConfig, model: GPT, state: dict[str, Any] | None)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Return what part of its maximum the learning rate of ``step``, counted from 0, is.
+    """Return the learning rate at ``step``, counted from 0, as a fraction of its maximum.
 
     It rises in a straight line during the warm-up, and then falls to zero.
 
@@ -235,21 +234,20 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * schedule(step, config)
 
 
-def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], part: float) -> None:
-    """Set each learning rate to this part of its maximum."""
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], fraction: float) -> None:
+    """Set each learning rate to ``fraction`` of its maximum."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = part * group["max_lr"]
+            group["lr"] = fraction * group["max_lr"]
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return AdamW, with weight decay on matrices only, and Muon if the config asks for it.
 
     Muon then takes the matrices inside the blocks; embeddings, head, norms and biases stay with
-    AdamW. Each group of parameters notes its highest learning rate as ``max_lr``.
+    AdamW. Each group of parameters keeps its maximum learning rate as ``max_lr``.
     """
-    device = _device_of(model)
-    use_muon = config.optimizer == "muon"
+    device, use_muon = _device_of(model), config.optimizer == "muon"
     by_muon = [p for p in model.blocks.parameters() if p.dim() == 2] if use_muon else []
     taken = set(by_muon)
     rest = [p for p in model.parameters() if p not in taken]
@@ -257,12 +255,13 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    # fused: one pass over the memory for all parameters, several times faster than the definition
+    # fused: one pass over the memory for all parameters, several times faster than the default
     fused = device.type in ("cpu", "cuda")
-    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=fused)]
+    adamw = {"lr": config.learning_rate, "betas": (0.9, 0.99), "fused": fused}
+    optimizers = [torch.optim.AdamW(groups, **adamw)]
     if use_muon:
-        options = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay}
-        optimizers.append(Muon(by_muon, **options, dtype=choose_dtype(device, config.dtype)))
+        muon = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay}
+        optimizers.append(Muon(by_muon, **muon, dtype=choose_dtype(device, config.dtype)))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["max_lr"] = group["lr"]
@@ -276,7 +275,7 @@ def prepare(model: GPT, dtype: str = "auto") -> torch.dtype:
     """Choose the dtype and the attention kernel for the device that ``model`` is on.
 
     Sets the model's attention to torch's fused kernel, except for bfloat16 on a CPU and at most
-    256 tokens, where the plain definition is faster. Returns the dtype.
+    256 tokens, where the plain formula is faster. Returns the dtype.
     """
     device = _device_of(model)
     chosen = choose_dtype(device, dtype)
@@ -286,7 +285,11 @@ def prepare(model: GPT, dtype: str = "auto") -> torch.dtype:
 
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the loss of a GPT or its replica on one batch, with matrix products in ``dtype``."""
+    """Return the loss of a GPT, or of its replica, on one batch, with matrix products in ``dtype``.
+
+    Args:
+        x, y: ``(B, T)`` each, on any device.
+    """
     device = _device_of(model)
     if device.type != "cpu" and x.device.type == "cpu":
         config = getattr(model, "module", model).config
@@ -311,21 +314,23 @@ def _move(ids: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: GPT, ids: Tensor) -> float:
-    """Return the mean loss in nats per token over all of ``ids``, in float32.
+    """Return the mean loss in nats per token over all of ``ids``, ``(N,)``, in float32.
 
     The ids are cut into windows of ``block_size`` that do not overlap, the last one shorter, so
     that every token but the first is predicted exactly once. The first token of a window has no
     context and the last has all of it, as in training. At most 64 windows are read at once, and
     fewer where the logits would take a GB or more.
+
+    Raises:
+        ValueError: there are fewer than two ids, and so nothing to predict.
     """
     n = len(ids) - 1  # predictions
     if n < 1:
         raise ValueError(f"{len(ids)} ids: there is no next token to predict.")
-    T = model.config.block_size
-    device = _device_of(model)
+    T, device = model.config.block_size, _device_of(model)
     at_once = T * max(1, min(64, 2**28 // (T * model.config.vocab_size)))
-    losses, n_full = [], n // T * T
-    starts = [*range(0, n_full, at_once), n_full, n]  # the last piece is the short window
+    losses, n_full = [], n // T * T  # n_full: tokens in whole windows
+    starts = [*range(0, n_full, at_once), n_full, n]
     with eval_mode(model):
         for start, end in itertools.pairwise(starts):
             if start == end:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import assets
+from course_utils import assets, sources
 
 CONTENT = bytes(range(256)) * 4_000  # about 1 MB
 FILE = assets.File("model.bin", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_while_fetching(cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(assets, "_copy", full)
+    monkeypatch.setattr(sources, "_copy", full)
     with serve(lambda handler: send(handler, CONTENT)) as server:
         use(monkeypatch, make_asset({"kind": "url", "url": server.address}))
         with pytest.raises(assets.AssetError, match="No space for A thing"):

@@ -193,11 +193,11 @@ def test_chapter_11_waits_no_longer_than_it_says(tmp_path):
     """What the workers said until then reaches the reader, and none of them lives on."""
     cells = json.loads((ROOT / "notebooks/11_scaling_out.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in cells["cells"]]
-    [place] = [number for number, one in enumerate(sources) if one.startswith("def torchrun(")]
+    [source] = [one for one in sources if one.startswith("def torchrun(")]
     names = {"folder": tmp_path} | dict(
         os=os, psutil=psutil, subprocess=subprocess, sys=sys, threading=threading
     )
-    exec("\n".join(sources[place - 1 : place + 1]), names)
+    exec(source, names)
     programs = {
         "print('ready', flush=True)": None,
         "raise SystemExit('I have seen enough')": "I have seen enough",
@@ -270,16 +270,24 @@ def test_a_terminal_that_cannot_show_the_letters(tmp_path, encoding, torchrun):
 OTHER_OPTIONS = [
     ("--batch-size", "0", "batch_size=0 must be a whole number above 0"),
     ("--steps", "0", "steps=0"),
-    ("--seed", str(2**70), "seed=1180591620717411303424"),
+    ("--seed", str(2**70), "seed=1180591620717411303424 must be a whole number below"),
+    ("--seed", "-1", "seed=-1 must be a whole number of at least 0"),
+    ("--batch-size", "10000000", "GB, for 10000000 windows"),
+    ("--n-embd", "1000000", "Take a smaller --n-embd or --n-layer."),
+    ("--block-size", "1000000", "The text has 1127572 characters; --block-size 1000000 needs"),
     ("--n-layer", "0", "n_layer"),
     ("--n-head", "3", "n_head"),
     ("--data", "nowhere.txt", "nowhere.txt cannot be read as a text file: No such file"),
     ("--data", "tests", "tests cannot be read as a text file: Is a directory"),
     ("--data", "pyproject.toml/x", "pyproject.toml/x cannot be read as a text file"),
-    ("--out", "pyproject.toml", "--out pyproject.toml is no folder to write into"),
-    ("--out", "pyproject.toml/x", "--out pyproject.toml/x is no folder to write into"),
-    ("--out", "/dev/full", "--out /dev/full is no folder to write into"),
-    ("--out", "/proc/here", "--out /proc/here is no folder to write into: "),
+    ("--out", "pyproject.toml", "--out pyproject.toml is not a folder, but a file or below one"),
+    (
+        "--out",
+        "pyproject.toml/x",
+        "--out pyproject.toml/x is not a folder, but a file or below one",
+    ),
+    ("--out", "/dev/full", "--out /dev/full is not a folder"),
+    ("--out", "/proc/here", "--out /proc/here cannot be used: "),
 ]
 
 
@@ -288,6 +296,43 @@ def test_wrong_options_are_named(tmp_path, train_here, option, value, message):
     status, printed, said = train_here(tmp_path / "out", option, value)
     assert status == 1 and message in said
     assert said.count("\n") == 1 and "parameters on" not in printed
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "history.json"])
+def test_what_stands_in_the_way_of_a_file_is_named_first(tmp_path, train_here, name):
+    (tmp_path / name).mkdir()
+    status, _, said = train_here(tmp_path, "--data", "nowhere.txt", "--resume")
+    assert (
+        status == 1
+        and said == f"{tmp_path / name} is not a file, so {name} cannot be written. Move it away.\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--out", "--data"])
+def test_an_empty_path_is_refused(tmp_path, train_here, capsys, option):
+    with pytest.raises(SystemExit):
+        main(["train", "--out", str(tmp_path), option, ""])
+    assert f"argument {option}: expected a path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", "abc"),
+        ("RANK", ""),
+        ("LOCAL_RANK", "-1"),
+        ("MASTER_PORT", "x"),
+        ("MASTER_ADDR", ""),
+    ],
+)
+def test_places_that_no_torchrun_gave_are_named(tmp_path, train_here, monkeypatch, name, value):
+    whole = dict.fromkeys(("RANK", "LOCAL_RANK"), "0") | {"MASTER_ADDR": "127.0.0.1"}
+    whole |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2") | {"MASTER_PORT": "29500"}
+    for key, text in (whole | {name: value}).items():
+        monkeypatch.setenv(key, text)
+    status, _, said = train_here(tmp_path / "out")
+    assert status == 1 and f"{name} is {value!r}. Start with torchrun" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(("n", "block_size"), [(1, 32), (320, 32), (160, 16)])
@@ -327,7 +372,7 @@ def test_what_was_learned_outlives_the_command(tmp_path, alone, number):
             if line.startswith("step 4 of"):
                 process.send_signal(number)
             if line.startswith("stopped after step"):
-                assert "--resume goes on from there" in line
+                assert "--resume continues the run" in line
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     done = run(tmp_path, "--resume")
     assert done.returncode == 0 and "step 0 of" not in done.stdout, done.stderr

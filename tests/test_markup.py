@@ -25,6 +25,7 @@ from course_utils.markup import (
     in_matplotlib,
     in_plotly,
     in_plotly_3d,
+    markdown_table,
     visible,
 )
 
@@ -213,3 +214,13 @@ def test_a_cell_with_html_of_its_own_is_shown_by_it():
 def test_a_table_that_cannot_be_drawn_says_why(rows, message):
     with pytest.raises(ValueError, match=message):
         plots.table(rows, "nothing")
+
+
+@pytest.mark.parametrize("token", ["a|b", "a", "||", "long " * 9])
+def test_markdown_table(token):
+    lines = markdown_table([{"token": token, "n": 1}, {"n": 22, "token": "x"}]).split("\n")
+    assert len({len(line) for line in lines}) == 1
+    config = MdParserConfig(gfm_only=True)
+    page = Text(create_md_parser(config, RendererHTML).render("\n".join(lines)))
+    assert page.tags == ["table", "thead", *["tr", "th", "th"], "tbody", *["tr", "td", "td"] * 2]
+    assert page.text.split() == ["token", "n", *token.split(), "1", "x", "22"]

@@ -10,7 +10,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from course_utils import assets, suggested
+from course_checks import suggested
+from course_utils import assets
 
 LLAMA = {"tie_word_embeddings": True}
 CONFIGS = {
