@@ -27,9 +27,9 @@ def load_text(name: str = "shakespeare") -> str:
 
 
 def read_text(path: Path | str) -> str:
-    """Return the text of a UTF-8 file that a user brings, in whatever alphabet.
+    """Return the text of a UTF-8 file of one's own, in any alphabet.
 
-    A byte-order mark at the start is left out, and every line end becomes a newline.
+    A byte-order mark at the start is dropped, and every line ending becomes a newline.
 
     Raises:
         OSError: the file cannot be read; the message says why.
@@ -41,7 +41,7 @@ def read_text(path: Path | str) -> str:
         raise type(error)(f"{path} cannot be read as a text file: {error.strerror}.") from None
     if not content.removeprefix(codecs.BOM_UTF8):
         raise ValueError(f"{path} is empty: there is no text in it.")
-    wrong = content.find(b"\0")  # no text has it; in UTF-16, each Latin letter does
+    wrong = content.find(b"\0")  # never in a text; in UTF-16, beside each Latin letter
     utf16 = wrong >= 0 or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode()
@@ -50,7 +50,7 @@ def read_text(path: Path | str) -> str:
     if wrong >= 0:
         raise ValueError(
             f"{path} is not UTF-8 text, but {'UTF-16' if utf16 else 'perhaps Latin-1'} or no text "
-            f"at all: at place {wrong} it has the byte 0x{content[wrong]:02x}. Open it in an "
+            f"at all: at position {wrong} it has the byte 0x{content[wrong]:02x}. Open it in an "
             "editor and save it as plain text with the encoding UTF-8."
         )
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
@@ -80,7 +80,7 @@ def _only_file(name: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """Each character is a token; its id is its place in ``characters``."""
+    """Each character is a token; its id is its index in ``characters``."""
 
     characters: str
 
@@ -100,7 +100,7 @@ class CharTokenizer:
         """Return one id for each character.
 
         Raises:
-            ValueError: a character is not in the vocabulary; it is named with its place.
+            ValueError: a character is not in the vocabulary; the message gives its position.
         """
         id_of = {character: number for number, character in enumerate(self.characters)}
         try:
@@ -108,9 +108,9 @@ class CharTokenizer:
         except KeyError as error:
             unknown = error.args[0]
             raise ValueError(
-                f"the character {unknown!r} (place {text.index(unknown)}) is not in the vocabulary "
-                f"of {self.vocab_size} characters: {self.characters!r}. "
-                "Replace it, or build the tokenizer from a text that has it."
+                f"the character {unknown!r} (position {text.index(unknown)}) is not in the "
+                f"vocabulary of {self.vocab_size} characters: {self.characters!r}. Replace it, or "
+                "build the tokenizer from a text that has it."
             ) from None
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
@@ -136,8 +136,8 @@ class CharTokenizer:
 def split(ids: Tensor, train_share: float = 0.9) -> tuple[Tensor, Tensor]:
     """Return the first ``train_share`` of ``ids`` to train on and the rest to validate on.
 
-    The cut is in one place and nothing is shuffled, so that no validation text stands next to
-    training text.
+    The text is cut once and nothing is shuffled, so that validation text is never found in the
+    middle of training text.
 
     Raises:
         ValueError: ``ids`` is empty, or a part would be.
@@ -153,15 +153,15 @@ def split(ids: Tensor, train_share: float = 0.9) -> tuple[Tensor, Tensor]:
 def get_batch(
     ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(x, y)``, both ``(B, T)``: windows from random places, and what follows each token.
+    """Return ``(x, y)``, both ``(B, T)``: random windows of a corpus, and the tokens to predict.
 
     ``y`` is ``x`` one token later: ``y[b, t]`` is the token after ``x[b, t]``.
 
     Args:
         ids: ``(N,)``, the corpus.
         batch_size: windows ``B``.
-        block_size: tokens of each window ``T``.
-        generator: where the random places come from; torch's global one by default.
+        block_size: tokens in each window ``T``.
+        generator: draws where the windows begin; torch's global generator by default.
 
     Raises:
         ValueError: the corpus is empty or too short for one window and the token after it.
@@ -172,6 +172,6 @@ def get_batch(
             f"block_size={block_size} and the token after it need {block_size + 1}."
         )
     starts = torch.randint(len(ids) - block_size, (batch_size, 1), generator=generator)  # (B, 1)
-    places = starts + torch.arange(block_size + 1)  # (B, T + 1)
-    windows = ids[places].long()  # embeddings and losses need int64
+    indices = starts + torch.arange(block_size + 1)  # (B, T + 1)
+    windows = ids[indices].long()  # embeddings and losses need int64
     return windows[:, :-1], windows[:, 1:]

@@ -24,8 +24,8 @@ from course_utils.device import pick_device
 def processes() -> Iterator[torch.device]:
     """Join the processes that ``torchrun`` started, if it did; yield this one's device.
 
-    They talk through nccl on GPUs and through gloo elsewhere. Each process takes the GPU whose
-    number is its local rank.
+    They communicate through nccl on GPUs and through gloo elsewhere. Each process takes the GPU
+    whose number is its local rank.
 
     Raises:
         ValueError: there are more processes than GPUs, or they could wait for each other forever.
@@ -41,7 +41,7 @@ def processes() -> Iterator[torch.device]:
         local_rank, n = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= n:
             raise ValueError(
-                f"this machine has {n} GPU{'s' * (n > 1)} for more processes: start torchrun with "
+                f"there are more processes here than GPUs ({n}): start torchrun with "
                 f"--nproc-per-node {n}, or set COURSE_DEVICE=cpu."
             )
         device = torch.device("cuda", local_rank)
@@ -67,38 +67,38 @@ def _check_environment() -> None:
         if not value or (name in numbers and not (value.isascii() and value.isdigit())):
             raise ValueError(
                 f"WORLD_SIZE is set, which means several processes, and {name} is {value!r}. Start "
-                "with torchrun, which sets all of these, or unset WORLD_SIZE to train alone."
+                "with torchrun, which sets all of these, or unset WORLD_SIZE to use one process."
             )
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
-            "after a restart, a worker could wait for the address of a dead one. With "
+            "after a restart, a worker could wait for one that has died. With "
             "--max-restarts, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun."
         )
 
 
 def _find_rank_0(device: torch.device) -> None:
-    """Make sure that the processes can find each other; otherwise they would wait for minutes.
+    """Make sure that the processes can find rank 0; otherwise they would wait for minutes.
 
     torchrun may tell them to meet at the machine's own name, and a laptop's name often has no
-    address. Processes on one machine need no name.
+    address. On a single machine they can do without it.
     """
     names = [os.environ["MASTER_ADDR"]]
     if device.type != "cuda" and "GLOO_SOCKET_IFNAME" not in os.environ:
-        names.append(socket.gethostname())  # gloo asks for it
-    unknown = [name for name in names if not _has_address(name)]
+        names.append(socket.gethostname())  # gloo looks it up
+    unknown = [name for name in names if not _resolves(name)]
     if not unknown:
         return
     if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
         raise ValueError(
-            f"this machine knows no address of {unknown[0]}: start torchrun with an address that "
-            "all machines can reach, and set GLOO_SOCKET_IFNAME to the network card that reaches "
-            "them."
+            f"this machine cannot resolve the name {unknown[0]}: start torchrun with an address "
+            "that all machines can reach, and set GLOO_SOCKET_IFNAME to the network interface that "
+            "reaches them."
         )
     os.environ["MASTER_ADDR"] = "127.0.0.1"
 
 
-def _has_address(name: str) -> bool:
+def _resolves(name: str) -> bool:
     try:
         return bool(socket.getaddrinfo(name, None))
     except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
@@ -152,7 +152,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def broadcast(name: str) -> str:
-    """Return the ``name`` that rank 0 has, so that all processes go on with the same."""
+    """Return the ``name`` that rank 0 has, so that all processes use the same one."""
     names = [name]
     if world_size() > 1:
         dist.broadcast_object_list(names)

@@ -1,4 +1,4 @@
-"""Muon, an optimizer for matrices. For everything else there is torch's own AdamW."""
+"""Muon, an optimizer for matrices. Everything else is left to torch's own AdamW."""
 
 import math
 from collections import defaultdict
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal: a matrix moves equally far in all of its directions.
+    """Momentum, made orthogonal: a matrix moves equally far in every direction.
 
-    A gradient is mostly made of a few directions (its large singular values), and a step along it
-    hardly touches the rest. Muon replaces all singular values by about 1 before it steps. That
-    makes sense for the matrices inside a network, which act on vectors; embeddings, which are
-    looked up row by row, the head, norms and biases go to AdamW.
+    Most of a gradient lies in a few directions (its large singular values), and a step along it
+    hardly changes the rest. Muon replaces all singular values by about 1 before it steps. That
+    makes sense for the matrices inside a network, which act on vectors. Embeddings, which are
+    looked up row by row, the head, norms and biases are left to AdamW.
 
     Args:
         params: matrices, or groups of them as in every optimizer of torch.
-        lr: the learning rate: about the size of every singular value of a step.
+        lr: the learning rate, which is about the size of every singular value of a step.
         momentum: how slowly the running average of the gradient forgets.
         weight_decay: each step multiplies the matrix by 1 - lr * weight_decay.
         dtype: of the matrix products; torch's own Muon always uses bfloat16.
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every matrix that has a gradient, those of one shape together."""
+        """Update every matrix that has a gradient, matrices of the same shape together."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for p in group["params"]:
@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         means = [self.state[p]["mean"] for p in matrices]
         # torch._foreach_*: one operation on each tensor of a list, in one call
         torch._foreach_lerp_(means, grads, 1 - beta)  # beta * mean + (1 - beta) * grad
-        # Nesterov's momentum: the same average once more, a look at where it is going
+        # Nesterov momentum: the average once more, to look one step ahead
         ahead = torch.stack(torch._foreach_lerp(grads, means, beta))  # (n, rows, columns)
         steps = orthogonalize(ahead.to(group["dtype"])).to(ahead.dtype)
         rows, columns = matrices[0].shape
@@ -83,9 +83,9 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
     The decomposition itself would be slow. An odd polynomial of a matrix acts on its singular
     values alone: a X + b X XᵀX + c X (XᵀX)² has the singular values a s + b s³ + c s⁵. These
-    coefficients lift small values as fast as possible and then hold them between about 0.7 and
-    1.2, which serves as well as 1. Five steps suffice for values down to about 0.002 of the
-    matrix's length (its Frobenius norm); smaller ones are lifted by the factor 3.4445 a step.
+    coefficients raise small values as fast as possible and then keep them between about 0.7 and
+    1.2, which works as well as 1. Five steps are enough for values down to about 0.002 of the
+    matrix's Frobenius norm; smaller ones grow by a factor of 3.4445 per step.
 
     Args:
         matrix: ``(..., rows, columns)``, one matrix or a stack of them; its dtype is kept.

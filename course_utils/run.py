@@ -42,6 +42,7 @@ class History:
     interrupted: bool = False
 
 
+@dataclass
 class Run:
     """What :func:`course_utils.training.train` does besides training.
 
@@ -57,22 +58,17 @@ class Run:
         on_eval: called as ``on_eval(step, model)`` after each evaluation.
     """
 
-    def __init__(
-        self,
-        model: GPT,
-        optimizers: Sequence[torch.optim.Optimizer],
-        generator: torch.Generator,
-        steps: int,
-        settings: dict[str, dict[str, Any]],
-        checkpoint: Path | str | None,
-        on_eval: Callable[[int, GPT], None] | None,
-    ):
-        self.model, self.optimizers, self.generator = model, optimizers, generator
-        self.steps, self.settings = steps, settings
-        self.checkpoint, self.on_eval = checkpoint, on_eval
+    model: GPT
+    optimizers: Sequence[torch.optim.Optimizer]
+    generator: torch.Generator
+    steps: int
+    settings: dict[str, dict[str, Any]]
+    checkpoint: Path | str | None
+    on_eval: Callable[[int, GPT], None] | None
+
+    def __post_init__(self) -> None:
         self.history, self._next = History(), 0  # the next step
         self._unread: list[Tensor] = []  # the loss and the gradient's norm of each step, (2,)
-        self._each_step = _reading_is_free(next(model.parameters()).device)
         self._started = time.perf_counter()
 
     def save(self, step: int) -> None:
@@ -129,7 +125,7 @@ class Run:
             bar.update()
             bar.set_postfix(validation=f"{self.history.val_loss[-1]:.3f}", refresh=False)
 
-    def record(self, loss: Tensor, grad_norm: Tensor) -> None:
+    def record_step(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Record what a step measured, before it changes the weights.
 
         Raises:
@@ -139,7 +135,7 @@ class Run:
         """
         self.history.learning_rate.append(self.optimizers[0].param_groups[0]["lr"])
         self._unread.append(torch.stack([loss, grad_norm]))
-        if self._each_step:
+        if _reading_is_free(loss.device):
             self._read()
 
     def _read(self) -> None:
@@ -158,8 +154,8 @@ class Run:
             history.grad_norm.append(norm)
         self._unread.clear()
 
-    def note(self, step: int, train_loss: float, val_loss: float) -> None:
-        """Note an evaluation after ``step`` steps, call ``on_eval``, and write the checkpoint.
+    def record_evaluation(self, step: int, train_loss: float, val_loss: float) -> None:
+        """Record an evaluation after ``step`` steps, call ``on_eval``, and write the checkpoint.
 
         Raises:
             FloatingPointError: a loss is not finite, here or in a step that was not read yet.

@@ -27,12 +27,12 @@ STOPPED = 130  # the exit status of a command that Ctrl-C ended
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--out", type=_path, required=True, help="folder for what is written")
+    parser.add_argument("--out", type=_path, required=True, help="the output folder")
     parser.add_argument("--data", type=_path, help="a UTF-8 text (default: ten plays)")
     parser.add_argument("--recipe", default="fast", choices=RECIPES)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
-    parser.add_argument("--accumulation-steps", type=int, default=1, help="batches for one step")
+    parser.add_argument("--accumulation-steps", type=int, default=1, help="batches per step")
     parser.add_argument("--eval-every", type=int, default=100, help="also writes the checkpoint")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0)
@@ -48,7 +48,7 @@ def _path(text: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train as the options say; return 1, with a line that says why, if that cannot be done."""
+    """Train as the options say; if that is impossible, print a line that says why and return 1."""
     try:
         _prepare(options.out, options.resume)  # before anything is read
         with distributed.processes() as device:
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, device: torch.device) -> int:
     rank, n = distributed.rank(), distributed.world_size()
-    level = logging.INFO if rank == 0 else logging.WARNING  # one process speaks for all
+    level = logging.INFO if rank == 0 else logging.WARNING  # only one process reports
     logging.basicConfig(stream=sys.stdout, level=level, format="%(message)s", force=True)
     text = load_text() if options.data is None else read_text(options.data)
     tokenizer = CharTokenizer.from_text(text)
@@ -104,7 +104,7 @@ def _train(options: argparse.Namespace, device: torch.device) -> int:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    """Make the folder for what is written, or say now why not."""
+    """Create the output folder, or say at once why that is impossible."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # may it be written to?
@@ -120,7 +120,7 @@ def _prepare(out: Path, resume: bool) -> None:
 
 
 def _check_memory(build: GPTConfig, windows: int, device: torch.device) -> None:
-    """Refuse what needs more memory than there is, by the least that a step could need."""
+    """Refuse a model or a batch for which even the least that a step needs is too much."""
     weights = 12 * build.n_layer * build.n_embd**2  # each with a gradient and two averages
     logits = windows * build.block_size * build.vocab_size  # and their gradient
     needed, here = 4 * (4 * weights + 2 * logits), memory(device)  # bytes, in float32

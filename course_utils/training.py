@@ -153,8 +153,7 @@ def train(
     optimizers = make_optimizers(model, config)
     generator = torch.Generator().manual_seed(config.seed)  # draws the batches
     settings = {"model": asdict(model.config), "training": asdict(config)}
-    if checkpoint is not None:
-        settings["data"] = checkpoints.fingerprint(train_ids, val_ids, vocabulary)
+    settings["data"] = checkpoints.fingerprint(train_ids, val_ids, vocabulary)
     run = Run(model, optimizers, generator, config.steps, settings, checkpoint, on_eval)
     if state is not None:
         run.restore(state)
@@ -163,7 +162,7 @@ def train(
     model.train()
     with run.steps_left() as steps:
         if not run.history.steps:
-            run.note(0, *estimate_losses(model, windows, B, dtype))
+            run.record_evaluation(0, *estimate_losses(model, windows, B, dtype))
         for step in steps:
             set_learning_rate(optimizers, schedule(step, config))
 
@@ -171,18 +170,19 @@ def train(
             loss = 0.0
             for number in range(k):
                 x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
-                with distributed.no_sync(replica, number < k - 1):  # average only the whole sum
+                with distributed.no_sync(replica, number < k - 1):  # average once, after the last
                     part = loss_of(replica, x, y, dtype) / k
                     part.backward()  # adds to the gradients of the batches before
                 loss += part.detach()
 
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            run.record(distributed.all_reduce_mean(loss), norm)  # raises unless both are finite
+            # It raises an error unless both are finite, before the weights change.
+            run.record_step(distributed.all_reduce_mean(loss), norm)
             for optimizer in optimizers:
                 optimizer.step()
 
             if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
-                run.note(step + 1, *estimate_losses(model, windows, B, dtype))
+                run.record_evaluation(step + 1, *estimate_losses(model, windows, B, dtype))
     model.eval()
     return run.history
 
@@ -330,11 +330,9 @@ def evaluate(model: GPT, ids: Tensor) -> float:
     T, device = model.config.block_size, _device_of(model)
     at_once = T * max(1, min(64, 2**28 // (T * model.config.vocab_size)))
     losses, n_full = [], n // T * T  # n_full: tokens in whole windows
-    starts = [*range(0, n_full, at_once), n_full, n]
+    starts = sorted({*range(0, n_full, at_once), n_full, n})
     with eval_mode(model):
         for start, end in itertools.pairwise(starts):
-            if start == end:
-                continue
             piece = _move(ids[start : end + 1].long(), device)
             width = min(T, end - start)
             x, y = piece[:-1].view(-1, width), piece[1:].view(-1, width)  # (B, T) each

@@ -64,19 +64,19 @@ def test_a_text_of_any_alphabet_is_read(tmp_path, kind):
 
 
 NO_TEXTS = {
-    "UTF-16 with its mark": ("Grüße".encode("utf-16"), "UTF-16.*place 0.*UTF-8"),
-    "UTF-16 without": ("Grüße, Welt".encode("utf-16-le"), "UTF-16.*place 4.*UTF-8"),
-    "UTF-16, big end first": ("abc".encode("utf-16-be"), "UTF-16.*place 0.*UTF-8"),
+    "UTF-16 with its mark": ("Grüße".encode("utf-16"), "UTF-16.*position 0.*UTF-8"),
+    "UTF-16 without": ("Grüße, Welt".encode("utf-16-le"), "UTF-16.*position 4.*UTF-8"),
+    "UTF-16, big end first": ("abc".encode("utf-16-be"), "UTF-16.*position 0.*UTF-8"),
     "UTF-16 in Thai": ("สวัสดี ชาวโลก".encode("utf-16-le"), "UTF-16.*UTF-8"),
     "UTF-32": ("abc".encode("utf-32"), "UTF-16 or no text at all"),
-    "Latin-1": ("a café".encode("latin-1"), "perhaps Latin-1.*place 5 it has the byte 0xe9"),
-    "Windows-1252": ("“quoted”".encode("cp1252"), "perhaps Latin-1.*place 0"),
+    "Latin-1": ("a café".encode("latin-1"), "perhaps Latin-1.*position 5 it has the byte 0xe9"),
+    "Windows-1252": ("“quoted”".encode("cp1252"), "perhaps Latin-1.*position 0"),
     "Shift JIS": ("こんにちは".encode("shift-jis"), "not UTF-8 text"),
-    "cut in a character": (utf8("abcé")[:-1], "not UTF-8 text.*place 3"),
+    "cut in a character": (utf8("abcé")[:-1], "not UTF-8 text.*position 3"),
     "packed": (gzip.compress(b"To be, or not to be" * 9), "not UTF-8 text"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not UTF-8 text"),
-    "NUL bytes": (b"To be\0or not", "place 5 it has the byte 0x00"),
-    "NUL after letters of two bytes": (utf8("äöü\0"), "place 6 it has the byte 0x00"),
+    "NUL bytes": (b"To be\0or not", "position 5 it has the byte 0x00"),
+    "NUL after letters of two bytes": (utf8("äöü\0"), "position 6 it has the byte 0x00"),
     "empty": (b"", "is empty"),
     "only a byte-order mark": (b"\xef\xbb\xbf", "is empty"),
 }
@@ -114,7 +114,7 @@ def test_encode_and_decode_are_inverse(text):
 
 def test_tokenizer_errors_name_the_culprit():
     tokenizer = CharTokenizer.from_text("hello")
-    with pytest.raises(ValueError, match=r"'w' \(place 2\)"):
+    with pytest.raises(ValueError, match=r"'w' \(position 2\)"):
         tokenizer.encode("how")
     with pytest.raises(ValueError, match="id 4 is outside the vocabulary: 0 to 3"):
         tokenizer.decode([0, 4])
@@ -158,7 +158,7 @@ def test_a_batch_is_windows_and_what_follows(n, batch_size, block_size, seed):
     assert torch.equal(x, again[0])
 
 
-def test_every_place_of_the_corpus_is_drawn():
+def test_every_window_of_the_corpus_is_drawn():
     ids = torch.arange(10)
     x, y = get_batch(ids, 500, 4, torch.Generator().manual_seed(0))
     assert set(x[:, 0].tolist()) == set(range(6))  # the last window is 5 6 7 8, followed by 9

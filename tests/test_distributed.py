@@ -185,7 +185,7 @@ def test_two_machines_that_do_not_know_their_own_names(tmp_path, card):
     said = [one.communicate(timeout=120)[1] for one in nodes]
     assert [one.returncode for one in nodes] == ([0, 0] if card else [1, 1]), said
     if not card:
-        message = f"knows no address of {NAMES[1]}: start torchrun with an address that all"
+        message = f"cannot resolve the name {NAMES[1]}: start torchrun with an address that all"
         assert all(message in words for words in said)
 
 
@@ -332,6 +332,18 @@ def test_places_that_no_torchrun_gave_are_named(tmp_path, train_here, monkeypatc
         monkeypatch.setenv(key, text)
     status, _, said = train_here(tmp_path / "out")
     assert status == 1 and f"{name} is {value!r}. Start with torchrun" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["rank-0.invalid", "two..dots", "x" * 70])
+def test_a_rank_0_that_has_no_address_is_named(tmp_path, train_here, monkeypatch, name):
+    """The two machines would otherwise wait for each other."""
+    whole = dict.fromkeys(("RANK", "WORLD_SIZE", "MASTER_PORT"), "2")
+    whole |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": name}
+    for key, text in whole.items():
+        monkeypatch.setenv(key, text)
+    status, _, said = train_here(tmp_path / "out")
+    assert status == 1 and f"cannot resolve the name {name}: start torchrun with an addr" in said
     assert said.count("\n") == 1
 
 
