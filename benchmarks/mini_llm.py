@@ -193,7 +193,10 @@ def steps_in(
 
 def scheduled(config: TrainConfig, steps: int, seed: int, eval_every: int) -> TrainConfig:
     """Return ``config`` for that many steps, with next to no evaluation of its own."""
-    return replace(config, steps=steps, seed=seed, eval_every=eval_every, eval_windows=1)
+    warmup = min(config.warmup_steps, steps // 10)
+    return replace(
+        config, steps=steps, warmup_steps=warmup, seed=seed, eval_every=eval_every, eval_windows=1
+    )
 
 
 def fit(

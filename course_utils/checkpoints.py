@@ -60,13 +60,13 @@ def load_or_none(path: Path | str | None, resume: bool) -> dict[str, Any] | None
         FileExistsError: a new run would overwrite ``path``.
         OSError, ValueError: see :func:`load_checkpoint`.
     """
-    if resume and path is None:
+    if not resume:
+        if path is not None:
+            refuse_to_overwrite(path)
+        return None
+    if path is None:
         raise ValueError("resume=True needs the checkpoint to resume from.")
-    if resume:
-        return load_checkpoint(path)
-    if path is not None:
-        refuse_to_overwrite(path)
-    return None
+    return load_checkpoint(path)
 
 
 def refuse_to_overwrite(path: Path | str) -> None:

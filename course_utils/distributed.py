@@ -125,7 +125,9 @@ def replicate(model: nn.Module) -> nn.Module:
 
 def no_sync(replica: nn.Module, skip: bool) -> AbstractContextManager:
     """Return a context in which ``backward`` leaves out the averaging, if ``skip`` is true."""
-    return replica.no_sync() if skip and world_size() > 1 else nullcontext()
+    if skip and isinstance(replica, DistributedDataParallel):
+        return replica.no_sync()
+    return nullcontext()
 
 
 def shard(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: matrices, or groups of them as in every optimizer of torch.
         lr: the learning rate, which is about the size of every singular value of a step.
-        momentum: how slowly the running average of the gradient forgets.
         weight_decay: each step multiplies the matrix by 1 - lr * weight_decay.
+        momentum: how slowly the running average of the gradient forgets.
         dtype: of the matrix products; torch's own Muon always uses bfloat16.
 
     Raises:
@@ -33,13 +33,12 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable,
         lr: float = 0.02,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
+        momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(
-            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, dtype=dtype)
-        )
+        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype)
+        super().__init__(params, defaults)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.dim() != 2:
@@ -49,7 +48,7 @@ class Muon(torch.optim.Optimizer):
                     )
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure: it is for line searches
         """Update every matrix that has a gradient, matrices of the same shape together."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
@@ -64,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         for p in matrices:
             if not self.state[p]:
                 self.state[p]["mean"] = torch.zeros_like(p)
-        grads = [p.grad for p in matrices]
+        grads = [p.grad for p in matrices if p.grad is not None]
         means = [self.state[p]["mean"] for p in matrices]
         # torch._foreach_*: one operation on each tensor of a list, in one call
         torch._foreach_lerp_(means, grads, 1 - beta)  # beta * mean + (1 - beta) * grad

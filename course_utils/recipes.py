@@ -25,13 +25,17 @@ def recipe(name: str, vocab_size: int, steps: int) -> tuple[GPTConfig, TrainConf
     Raises:
         ValueError: the recipe is unknown.
     """
+    warmup_steps = min(100, steps // 10)
     if name == "classic":
         gpt = GPTConfig(vocab_size, block_size=64, mlp="gelu")
-        return gpt, TrainConfig(steps)
+        return gpt, TrainConfig(steps, warmup_steps=warmup_steps)
     if name == "fast":
-        options = {"positions": "rotary", "mlp": "relu2", "qk_norm": True, "bias": False}
-        gpt = GPTConfig(vocab_size, block_size=128, **options)
-        return gpt, TrainConfig(steps, optimizer="muon", schedule="linear")
+        gpt = GPTConfig(
+            vocab_size, block_size=128, positions="rotary", mlp="relu2", qk_norm=True, bias=False
+        )
+        return gpt, TrainConfig(
+            steps, optimizer="muon", schedule="linear", warmup_steps=warmup_steps
+        )
     raise ValueError(f"name={name!r} is not one of {', '.join(RECIPES)}.")
 
 

@@ -109,9 +109,14 @@ class Run:
     @contextmanager
     def steps_left(self) -> Iterator[Iterator[int]]:
         """Yield the steps that are left, with a progress bar; Ctrl-C ends them early."""
-        options = {"total": self.steps, "initial": self._next, "desc": "training", "unit": "step"}
-        options["disable"] = distributed.rank() > 0  # one bar for all processes
-        with _ctrl_c() as pressed, progress_bar(**options) as bar:
+        bar = progress_bar(
+            desc="training",
+            total=self.steps,
+            initial=self._next,
+            unit="step",
+            disable=distributed.rank() > 0,  # one bar for all processes
+        )
+        with _ctrl_c() as pressed, bar:
             yield self._until(pressed, bar)
 
     def _until(self, pressed: list[bool], bar: Any) -> Iterator[int]:

@@ -92,12 +92,15 @@ class TrainConfig:
 def _number(name: str, value: Any, real: bool) -> int | float:
     """Check a setting, and return it as Python's own number: a checkpoint cannot hold numpy's."""
     kind, end = (Real, math.inf) if real else (Integral, 2**63)
-    limit = ""
-    if isinstance(value, kind) and not isinstance(value, bool):
-        if 0 < value < end or (value == 0 and name in MAY_BE_ZERO):
-            return float(value) if real else int(value)
-        least = " of at least 0" if name in MAY_BE_ZERO else " above 0"
-        limit = f" below {end}" if value >= end else least
+    is_number, may_be_zero = isinstance(value, kind), name in MAY_BE_ZERO
+    if isinstance(value, bool) or not is_number:
+        limit = ""
+    elif 0 < value < end or (value == 0 and may_be_zero):
+        return float(value) if real else int(value)
+    elif value >= end:
+        limit = f" below {end}"
+    else:
+        limit = " of at least 0" if may_be_zero else " above 0"
     raise ValueError(f"{name}={value!r} must be a {'' if real else 'whole '}number{limit}.")
 
 
@@ -146,6 +149,7 @@ def train(
         OSError: the checkpoint cannot be written; the previous one is intact.
     """
     T, B, k = model.config.block_size, config.batch_size, config.accumulation_steps
+    device = _device_of(model)
     windows = _evaluation_windows(model, train_ids, val_ids, config.eval_windows)
     state = checkpoints.load_or_none(checkpoint, resume)
     config = _settle_dtype(config, model, state)
@@ -167,7 +171,7 @@ def train(
             set_learning_rate(optimizers, schedule(step, config))
 
             model.zero_grad()
-            loss = 0.0
+            loss = torch.zeros((), device=device)
             for number in range(k):
                 x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
                 with distributed.no_sync(replica, number < k - 1):  # average once, after the last
@@ -257,11 +261,13 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
     ]
     # fused: one pass over the memory for all parameters, several times faster than the default
     fused = device.type in ("cpu", "cuda")
-    adamw = {"lr": config.learning_rate, "betas": (0.9, 0.99), "fused": fused}
-    optimizers = [torch.optim.AdamW(groups, **adamw)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=fused)
+    ]
     if use_muon:
-        muon = {"lr": config.muon_learning_rate, "weight_decay": config.weight_decay}
-        optimizers.append(Muon(by_muon, **muon, dtype=choose_dtype(device, config.dtype)))
+        dtype = choose_dtype(device, config.dtype)
+        rate, decay = config.muon_learning_rate, config.weight_decay
+        optimizers.append(Muon(by_muon, lr=rate, weight_decay=decay, dtype=dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["max_lr"] = group["lr"]
@@ -292,8 +298,8 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tenso
     """
     device = _device_of(model)
     if device.type != "cpu" and x.device.type == "cpu":
-        config = getattr(model, "module", model).config
-        check_ids(x, config.vocab_size)  # a wrong id on a GPU would end the whole process
+        gpt: Any = getattr(model, "module", model)  # the GPT inside a replica
+        check_ids(x, gpt.config.vocab_size)  # a wrong id would crash the process on a GPU
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return model(_move(x, device), _move(y, device))[1]
 

@@ -29,12 +29,9 @@ def test_classic_is_what_chapter_8_teaches():
     for start in ("config = GPTConfig(", "run = TrainConfig("):
         [line] = [s.splitlines()[0] for s in sources if s.startswith(start)]
         exec(line, names)
-    run = names["run"]
-    gpt, train = recipe("classic", 65, run.steps)
+    gpt, train = recipe("classic", 65, names["run"].steps)
     assert gpt == names["config"]
-    rates = [[training.learning_rate(s, plan) for s in range(run.steps)] for plan in (train, run)]
-    assert rates[0] == rates[1]
-    assert replace(train, eval_every=run.eval_every, warmup_steps=run.warmup_steps) == run
+    assert replace(train, eval_every=names["run"].eval_every) == names["run"]
 
 
 def test_fast_learns_more_than_classic_in_as_many_characters(monkeypatch):
