@@ -31,7 +31,6 @@ from course_checks.answers import (
 )
 from course_utils.attention_views import head_statistics
 from course_utils.gpt import causal_mask, scaled_dot_product_attention
-from course_utils.optimizers import AdamW
 from course_utils.sampling import keep_top_k, keep_top_p
 
 ROUNDS = 3  # inputs drawn for each exercise
@@ -115,7 +114,9 @@ def _adamw_step(answer: Callable, seed: int) -> None:
         weight, lr, decay = draw(*shape, seed=s), 0.05, 0.2
         parameter = torch.nn.Parameter(weight.clone())
         groups = {"betas": (0.9, 0.999), "eps": 1e-8}
-        theirs = AdamW([{"params": [parameter], "weight_decay": decay}], lr=lr, **groups)
+        theirs = torch.optim.AdamW(
+            [{"params": [parameter], "weight_decay": decay}], lr=lr, **groups
+        )
         m, v = torch.zeros(shape), torch.zeros(shape)
         for step in range(1, 5):
             grad = draw(*shape, seed=s + step)

@@ -9,8 +9,8 @@ Rooms, from the ground up. A room imports only what stands above it in this list
     bpe                    a byte-level BPE tokenizer
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
     positions, inputs, gpt, weights   the transformer, and GPT-2's and Llama's weights
-    optimizers, history, checkpoints   AdamW and Muon; what training draws; what it keeps
-    distributed, training, recipes   several processes; the training loop; ways to use it
+    optimizers, checkpoints, distributed   Muon; what training saves; several processes
+    run, training, recipes   what goes on beside the training loop; the loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
 
 The commands of ``python -m course_utils`` are in :mod:`course_commands`.

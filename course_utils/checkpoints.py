@@ -1,136 +1,101 @@
-"""Checkpoints: everything that the next training step depends on, in one file."""
+"""Checkpoint files: written whole, read without running code, refused for another run."""
 
 import hashlib
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.corpora import to_tensor
 from course_utils.files import write_whole
-from course_utils.gpt import GPT
-from course_utils.history import History
 
-KEYS = {"step", "model_config", "train_config", "model", "optimizers", "batches", "history"}
+#: What the checkpoint of a training run holds; see :meth:`course_utils.run.Run.save`.
+KEYS = {"step", "settings", "history", "model", "optimizers", "batches", "dropout"}
 
 
 def save_checkpoint(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write ``state`` so that the file is there whole or not at all.
+    """Write ``state`` to a file that is complete or not there at all.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full.
     """
-    whole = io.BytesIO()  # torch.save itself would hide why a stream could not be written
+    whole = io.BytesIO()  # torch.save hides why a stream could not be written
     torch.save(dict(state), whole)
     with write_whole(path) as stream:
         stream.write(whole.getbuffer())
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Return what :func:`save_checkpoint` wrote: tensors and plain values, never code.
+    """Return what a run saved with :func:`save_checkpoint`: tensors and plain values, never code.
 
     Raises:
         OSError: there is no such file, or it may not be read.
-        ValueError: it is not a checkpoint, it is damaged, or an earlier version of the course
-            wrote it.
+        ValueError: it is not a checkpoint, it is damaged, or another version of the course wrote
+            it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}; train with resume=False first.")
     try:
-        with zipfile.ZipFile(path) as parts:  # torch.load looks at no checksum
+        with zipfile.ZipFile(path) as parts:  # torch.load does not look at the checksums
             damaged = parts.testzip() is not None
         # weights_only: a pickle could run any program; this loader makes only tensors and values.
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise type(error)(f"{path} cannot be read: {error.strerror}.") from None
-    except Exception:  # whatever the two say about a file that is cut or is something else
+        raise type(error)(f"the checkpoint {path} cannot be read: {error.strerror}.") from None
+    except Exception:  # whatever the two raise for a file that is cut off or is something else
         state = None
     if not isinstance(state, dict) or KEYS - state.keys():
         raise ValueError(
-            f"{path} is not a checkpoint of this training loop, or it is damaged. Delete it, or "
-            "name another file, to begin anew."
-        )
-    if "data" not in state:
-        raise ValueError(
-            f"{path} was written by an earlier version of the course, which did not note the text "
-            "it was trained on. Name another file, to begin anew."
+            f"{path} is not a checkpoint of this version of the course, or it is damaged. Delete "
+            "it, or name another file, to start again."
         )
     return state
 
 
-def describe_data(train_ids: Tensor, val_ids: Tensor, vocabulary: Sequence[str]) -> dict[str, Any]:
-    """Return what a checkpoint notes of its text: a hash of all ids, and what they stand for."""
-    digest = hashlib.sha256()
-    for ids in (train_ids, val_ids):
-        digest.update(str(len(ids)).encode())
-        digest.update(to_tensor(ids).cpu().numpy().tobytes())
-    return {"text": digest.hexdigest(), "vocabulary": list(vocabulary)}
-
-
-def collect(
-    model: GPT,
-    optimizers: Sequence[torch.optim.Optimizer],
-    generator: torch.Generator,
-    train_config: Mapping[str, Any],
-    data: Mapping[str, Any],
-    step: int,
-    history: History,
-) -> dict[str, Any]:
-    """Return everything that the next step depends on, and what happened so far."""
-    return {
-        "step": step,
-        "model_config": asdict(model.config),
-        "train_config": dict(train_config),
-        "data": dict(data),
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "batches": generator.get_state(),  # which windows come next
-        "dropout_cpu": torch.get_rng_state(),
-        "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "history": asdict(history),
-    }
-
-
-def restore(
-    state: Mapping[str, Any],
-    model: GPT,
-    optimizers: Sequence[torch.optim.Optimizer],
-    generator: torch.Generator,
-    train_config: Mapping[str, Any],
-    data: Mapping[str, Any],
-) -> tuple[int, History]:
-    """Put what :func:`collect` returned back into its parts; return its step and its history.
+def load_or_none(path: Path | str | None, resume: bool) -> dict[str, Any] | None:
+    """Return what ``path`` holds, or None for a new run, which must not overwrite anything.
 
     Raises:
-        ValueError: the text is another one, or the model or the training has another
-            configuration; it is named.
+        FileExistsError: a new run would overwrite ``path``.
+        OSError, ValueError: see :func:`load_checkpoint`.
     """
-    if state["data"] != data:
-        raise ValueError(
-            "the checkpoint is of another run, on another text. Use the same text, or another "
-            "checkpoint file."
+    if not resume:
+        if path is not None:
+            refuse_to_overwrite(path)
+        return None
+    if path is None:
+        raise ValueError("resume=True needs the checkpoint to resume from.")
+    return load_checkpoint(path)
+
+
+def refuse_to_overwrite(path: Path | str) -> None:
+    """Raise FileExistsError if there is a checkpoint that a new run would replace."""
+    if Path(path).exists():
+        raise FileExistsError(
+            f"{path} holds an earlier run, which the first evaluation would overwrite. "
+            "Pass resume=True (--resume) to continue it, or name another file to start again."
         )
-    here = {"model_config": asdict(model.config), "train_config": train_config}
-    for kind, ours in here.items():
-        theirs = state[kind]
-        differ = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-        if differ:
-            key = differ[0]
-            raise ValueError(
-                f"the checkpoint is of another run: its {key} is {theirs.get(key)}, here {key} is "
-                f"{ours.get(key)}. Use the same configuration, or another checkpoint file."
-            )
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    generator.set_state(state["batches"])
-    torch.set_rng_state(state["dropout_cpu"])
-    if state["dropout_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["dropout_cuda"])
-    return state["step"], History(**state["history"] | {"interrupted": False})
+
+
+def refuse_other_settings(theirs: Mapping[str, Mapping], ours: Mapping[str, Mapping]) -> None:
+    """Raise ValueError, with the first difference, unless the settings of two runs agree."""
+    for group in ours:
+        for key, here in ours[group].items():
+            if (saved := theirs[group].get(key)) != here:
+                what = f"its {key} is {saved}, and here {key} is {here}"
+                if group == "data":
+                    what = "it was trained on another text"
+                raise ValueError(
+                    f"the checkpoint belongs to another run: {what}. Use the same text and "
+                    "settings, or another checkpoint file."
+                )
+
+
+def fingerprint(train_ids: Tensor, val_ids: Tensor, vocabulary: Sequence[str]) -> dict[str, Any]:
+    """Return a hash of both splits, and what their ids stand for."""
+    digest = hashlib.sha256()
+    for ids in (train_ids, val_ids):
+        digest.update(f"{len(ids)} ".encode())
+        digest.update(ids.long().cpu().numpy().tobytes())
+    return {"hash": digest.hexdigest(), "vocabulary": list(vocabulary)}

@@ -1,9 +1,11 @@
-"""The device a chapter runs on, and the seeds that make a run repeatable."""
+"""The device a chapter runs on, its fastest dtype, and the seeds that make a run repeatable."""
 
-import os
+import functools
 import random
+import timeit
 
 import numpy as np
+import psutil
 import torch
 
 from course_utils import settings
@@ -17,24 +19,17 @@ def pick_device() -> torch.device:
     Raises:
         SettingError: ``COURSE_DEVICE`` names no device, or one that is not here.
     """
-    if name := settings.device():
-        return _chosen(torch.device(name))
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def _chosen(device: torch.device) -> torch.device:
-    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    if f"{device.type}:{device.index or 0}" in here or device.type in here:
-        return device
-    raise settings.SettingError(
-        f"COURSE_DEVICE is {device}, which this torch does not find here; it can be "
-        f"{' or '.join(here)}. Without it, the fastest one is taken."
-    )
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    name = settings.device()
+    if name is None:
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if name not in (here := ["cpu", *cuda, *mps]) and f"{name}:0" not in here:
+        raise settings.SettingError(
+            f"COURSE_DEVICE is {name}, which this torch does not find here; it can be "
+            f"{' or '.join(here)}. Without it, the fastest one is taken."
+        )
+    return torch.device(name)
 
 
 def describe_device(device: torch.device) -> str:
@@ -47,14 +42,37 @@ def describe_device(device: torch.device) -> str:
     return device.type
 
 
-def memory(device: torch.device) -> int | None:
-    """Return how many bytes of memory ``device`` has in all, or None if it does not say."""
+def memory(device: torch.device) -> int:
+    """Return how many bytes of memory ``device`` has in all."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
+    return psutil.virtual_memory().total
+
+
+@functools.cache
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype in which matrix products are fastest: bfloat16 or float32.
+
+    On a CPU one product is timed in both, because only some CPUs have instructions for bfloat16,
+    and the others are much slower with it.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    gain = _seconds_of_product(torch.float32) / _seconds_of_product(torch.bfloat16)
+    return torch.bfloat16 if gain > 1.5 else torch.float32
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    a = torch.ones(512, 512, dtype=dtype)
+    return min(timeit.repeat(lambda: a @ a, number=1, repeat=6))  # the first also loads the kernel
+
+
+def choose_dtype(device: torch.device, name: str) -> torch.dtype:
+    """Return the torch dtype that a config's ``dtype`` means on ``device``."""
+    return fast_dtype(device) if name == "auto" else getattr(torch, name)
 
 
 def seed_everything(seed: int) -> None:

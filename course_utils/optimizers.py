@@ -1,8 +1,4 @@
-"""Two optimizers, written out: AdamW for every kind of parameter, and Muon for matrices.
-
-An optimizer reads the gradient of each parameter from ``p.grad`` and changes the parameter. What
-it remembers from step to step is in ``state``, so that ``state_dict()`` goes into a checkpoint.
-"""
+"""Muon, an optimizer for matrices. Everything else is left to torch's own AdamW."""
 
 import math
 from collections import defaultdict
@@ -12,76 +8,20 @@ import torch
 from torch import Tensor
 
 
-class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay: every number gets a step size of its own.
-
-    Two running averages are kept, of the gradient (``mean``) and of its square (``square``). The
-    step is mean / √square: about the learning rate where the gradient keeps its sign, and near
-    zero where it changes sign all the time. Both averages start at 0, too small by the factor
-    1 - betaᵗ at step t, which is divided out. Weight decay shrinks the parameter itself and stays
-    out of the averages, which is the W in the name.
-
-    The definition, to read and to teach from. Training calls ``torch.optim.AdamW(fused=True)``,
-    the same arithmetic in one pass over the memory for all parameters together; a test holds the
-    two against each other.
-
-    Args:
-        params: parameters, or groups of them as in every optimizer of torch.
-        lr: the learning rate.
-        betas: how slowly ``mean`` and ``square`` forget, each at least 0 and below 1.
-        eps: added to √square, so that nothing is divided by zero.
-        weight_decay: each step multiplies the parameter by 1 - lr * weight_decay.
-
-    Sources: Kingma and Ba, 2015, "Adam: a method for stochastic optimization"; Loshchilov and
-    Hutter, 2019, "Decoupled weight decay regularization".
-    """
-
-    def __init__(
-        self,
-        params: Iterable,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Change every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-
-    def _update(self, p: Tensor, group: dict) -> None:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        state = self.state[p]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-        state["step"] += 1
-        mean, square, t = state["mean"], state["square"], state["step"]
-        mean.lerp_(p.grad, 1 - beta1)  # beta1 * mean + (1 - beta1) * grad
-        square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-        p.mul_(1 - lr * group["weight_decay"])
-        root = square.sqrt() / math.sqrt(1 - beta2**t) + group["eps"]
-        p.addcdiv_(mean, root, value=-lr / (1 - beta1**t))  # p - lr * mean / root
-
-
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal: a matrix moves equally far in all of its directions.
+    """Momentum, made orthogonal: a matrix moves equally far in every direction.
 
-    A gradient is mostly made of a few directions (its large singular values), and a step along it
-    hardly touches the rest. Muon replaces all singular values by about 1 before it steps. That
-    makes sense for the matrices inside a network, which act on vectors; embeddings, which are
-    looked up row by row, the head, norms and biases go to AdamW.
+    Most of a gradient lies in a few directions (its large singular values), and a step along it
+    hardly changes the rest. Muon replaces all singular values by about 1 before it steps. That
+    makes sense for the matrices inside a network, which act on vectors. Embeddings, which are
+    looked up row by row, the head, norms and biases are left to AdamW.
 
     Args:
         params: matrices, or groups of them as in every optimizer of torch.
-        lr: the learning rate: about the size of every singular value of a step.
-        momentum: how slowly the running average of the gradient forgets.
+        lr: the learning rate, which is about the size of every singular value of a step.
         weight_decay: each step multiplies the matrix by 1 - lr * weight_decay.
-        dtype: number format of the matrix products; torch's own Muon always takes bfloat16.
+        momentum: how slowly the running average of the gradient forgets.
+        dtype: of the matrix products; torch's own Muon always uses bfloat16.
 
     Raises:
         ValueError: a parameter is not a matrix.
@@ -93,13 +33,12 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable,
         lr: float = 0.02,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
+        momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(
-            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, dtype=dtype)
-        )
+        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, dtype=dtype)
+        super().__init__(params, defaults)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.dim() != 2:
@@ -109,8 +48,8 @@ class Muon(torch.optim.Optimizer):
                     )
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Change every matrix that has a gradient, those of one shape together."""
+    def step(self) -> None:  # type: ignore[override]  # no closure: it is for line searches
+        """Update every matrix that has a gradient, matrices of the same shape together."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for p in group["params"]:
@@ -124,11 +63,11 @@ class Muon(torch.optim.Optimizer):
         for p in matrices:
             if not self.state[p]:
                 self.state[p]["mean"] = torch.zeros_like(p)
-        grads = [p.grad for p in matrices]
+        grads = [p.grad for p in matrices if p.grad is not None]
         means = [self.state[p]["mean"] for p in matrices]
         # torch._foreach_*: one operation on each tensor of a list, in one call
         torch._foreach_lerp_(means, grads, 1 - beta)  # beta * mean + (1 - beta) * grad
-        # Nesterov's momentum: the same average once more, a look at where it is going
+        # Nesterov momentum: the average once more, to look one step ahead
         ahead = torch.stack(torch._foreach_lerp(grads, means, beta))  # (n, rows, columns)
         steps = orthogonalize(ahead.to(group["dtype"])).to(ahead.dtype)
         rows, columns = matrices[0].shape
@@ -138,18 +77,17 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(matrices, steps.unbind(), alpha=-lr * lengthen)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Return about U Vᵀ, for a matrix whose singular value decomposition is U S Vᵀ.
 
     The decomposition itself would be slow. An odd polynomial of a matrix acts on its singular
     values alone: a X + b X XᵀX + c X (XᵀX)² has the singular values a s + b s³ + c s⁵. These
-    coefficients lift small values as fast as possible and then hold them between about 0.7 and
-    1.2, which serves as well as 1. Five steps suffice for values down to about 0.002 of the
-    matrix's length (its Frobenius norm); smaller ones are lifted by the factor 3.4445 a step.
+    coefficients raise small values as fast as possible and then keep them between about 0.7 and
+    1.2, which works as well as 1. Five steps are enough for values down to about 0.002 of the
+    matrix's Frobenius norm; smaller ones grow by a factor of 3.4445 per step.
 
     Args:
         matrix: ``(..., rows, columns)``, one matrix or a stack of them; its dtype is kept.
-        steps: how often the polynomial is applied.
 
     Sources: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks" (the
     coefficients); Bernstein and Newhouse, 2024, "Old optimizer, new norm: an anthology".
@@ -159,7 +97,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     X = matrix.mT if tall else matrix  # with fewer rows than columns, X Xᵀ is the smaller product
     X = X.reshape(-1, *X.shape[-2:])  # (n, rows, columns)
     X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # singular values at most 1
-    for _ in range(steps):
+    for _ in range(5):
         gram = X @ X.mT  # (n, rows, rows)
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram²
         X = torch.baddbmm(X, factor, X, beta=a)  # a X + factor X

@@ -9,13 +9,17 @@ import html
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 from course_utils import markup
+from course_utils.metrics import perplexity
+
+if TYPE_CHECKING:
+    from course_utils.run import History
 
 #: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -185,3 +189,32 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
         f'<output style="display:block;margin:0.3rem 0;font-weight:bold">{captions[-1]}</output>'
         f'<div class="course-panels">{bodies}</div></div>'
     )
+
+
+def training_curves(
+    history: "History", baselines: Mapping[str, float] | None = None, title: str = ""
+) -> plt.Figure:
+    """Return a figure of a training run: the loss on both splits, and the perplexity beside it.
+
+    The right half leaves out the perplexity before training, which would make the rest look flat.
+
+    Args:
+        history: what :func:`course_utils.training.train` returned.
+        baselines: losses to compare with, by name, drawn as dotted lines.
+        title: put before the titles of both halves.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+    splits = {"training": (history.train_loss, "--"), "validation": (history.val_loss, "-")}
+    for axes, value in ((left, float), (right, perplexity)):
+        for name, (losses, style) in splits.items():
+            axes.plot(history.steps, [value(loss) for loss in losses], style, label=name)
+        for number, (name, loss) in enumerate((baselines or {}).items(), start=2):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.axhline(value(loss), color=colour, linestyle=":", label=markup.in_matplotlib(name))
+        axes.set(xlabel="training step")
+    left.set(title=f"{title}Loss", ylabel="cross-entropy (nats per token)")
+    right.set(title=f"{title}Perplexity", ylabel="perplexity (tokens)")
+    if learned := history.train_loss[1:] + history.val_loss[1:]:
+        right.set_ylim(0, 1.15 * perplexity(max(learned)))
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.68), frameon=True, edgecolor="none")
+    return figure

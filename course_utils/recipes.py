@@ -1,4 +1,4 @@
-"""Two recipes for the mini-LLM, the classic and the fast one, and the fast one in other sizes."""
+"""Two recipes for the mini-LLM, and the faster of them in other sizes."""
 
 from dataclasses import replace
 
@@ -12,54 +12,45 @@ RECIPES = ("classic", "fast")
 def recipe(name: str, vocab_size: int, steps: int) -> tuple[GPTConfig, TrainConfig]:
     """Return how to build and how to train a character model of about 0.8 million parameters.
 
-    "classic" is GPT-2 in small, trained by AdamW. "fast" takes what later work has found to learn
+    "classic" is a small GPT-2, trained with AdamW. "fast" uses what later work has found to learn
     more in the same time: rotary positions, normalised queries and keys, the square of ReLU, no
-    biases, twice the context, and Muon on the matrices. Both use bfloat16 where the
-    device gains by it. ``make bench ONLY=mini_llm`` measures what each ingredient buys.
+    biases, twice the context, and Muon for the matrices. Both use bfloat16 on devices where it is
+    faster. ``make bench ONLY=mini_llm`` measures what each ingredient contributes.
 
     Args:
         name: "classic" or "fast".
         vocab_size: number of different tokens.
-        steps: updates of the weights; the learning rates warm up and go to zero over these.
+        steps: updates of the weights, over which the learning rates rise and fall to zero.
 
     Raises:
         ValueError: the recipe is unknown.
     """
+    warmup_steps = min(100, steps // 10)
     if name == "classic":
         gpt = GPTConfig(vocab_size, block_size=64, mlp="gelu")
-        return gpt, TrainConfig(steps, batch_size=16, warmup_steps=min(100, steps // 10))
+        return gpt, TrainConfig(steps, warmup_steps=warmup_steps)
     if name == "fast":
         gpt = GPTConfig(
-            vocab_size,
-            block_size=128,
-            bias=False,
-            positions="rotary",
-            mlp="relu2",
-            qk_norm=True,
+            vocab_size, block_size=128, positions="rotary", mlp="relu2", qk_norm=True, bias=False
         )
-        train = TrainConfig(
-            steps,
-            batch_size=16,
-            optimizer="muon",
-            schedule="linear",
-            warmup_steps=min(100, steps // 10),
+        return gpt, TrainConfig(
+            steps, optimizer="muon", schedule="linear", warmup_steps=warmup_steps
         )
-        return gpt, train
     raise ValueError(f"name={name!r} is not one of {', '.join(RECIPES)}.")
 
 
 def scaled(
     vocab_size: int, n_layer: int, n_embd: int, tokens: int
 ) -> tuple[GPTConfig, TrainConfig]:
-    """Return the fast recipe for another size of model and another length of training.
+    """Return the fast recipe for another model size and another length of training.
 
-    Heads stay 16 channels wide, and the learning rates go to zero at the end of each length, so
-    that every run is the best that the recipe makes of its size and its tokens.
+    Heads stay 16 channels wide, and the learning rates reach zero at the end, whatever the length,
+    so that every run is the best that the recipe makes of its size and its tokens.
 
     Args:
         vocab_size: number of different tokens.
         n_layer, n_embd: depth and width of the model; ``n_embd`` is a multiple of 16.
-        tokens: how many are read, those read again counted again; rounded to whole batches.
+        tokens: how many are read, repetitions included; rounded to whole batches.
     """
     gpt, train = recipe("fast", vocab_size, steps=100)
     steps = max(2, round(tokens / (train.batch_size * gpt.block_size)))

@@ -53,7 +53,7 @@ def alone(tmp_path_factory) -> list[float]:
     return curve(out)
 
 
-@pytest.mark.parametrize("more", [(), ("--accumulate", "3"), ("--recipe", "classic")])
+@pytest.mark.parametrize("more", [(), ("--accumulation-steps", "3"), ("--recipe", "classic")])
 def test_two_processes_learn_what_one_learns(tmp_path, alone, more):
     """The losses of every step agree: gradients are averaged, windows neither lost nor doubled."""
     if more:
@@ -185,7 +185,7 @@ def test_two_machines_that_do_not_know_their_own_names(tmp_path, card):
     said = [one.communicate(timeout=120)[1] for one in nodes]
     assert [one.returncode for one in nodes] == ([0, 0] if card else [1, 1]), said
     if not card:
-        message = f"does not know the address of its own name, {NAMES[1]}: set GLOO_SOCKET_IFNAME"
+        message = f"cannot resolve the name {NAMES[1]}: start torchrun with an address that all"
         assert all(message in words for words in said)
 
 
@@ -265,14 +265,14 @@ def test_a_terminal_that_cannot_show_the_letters(tmp_path, encoding, torchrun):
     words = (tmp_path, "--data", str(tmp_path / "own.txt"))
     done = run(*words, torchrun=torchrun, env=terminal, encoding=encoding)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "\\u0e2a" in done.stdout and "\\U0001f642" in done.stdout
+    assert done.stdout.endswith("\n") and done.stdout[:-1].rpartition("\n")[2].count("?") > 100
 
 
 OTHER_OPTIONS = [
-    ("--batch-size", "0", "batch_size=0 must be a whole number at least 1"),
+    ("--batch-size", "0", "batch_size=0 must be a whole number above 0"),
     ("--steps", "0", "steps=0"),
     ("--seed", str(2**70), "seed=1180591620717411303424 must be a whole number below"),
-    ("--seed", "-1", "seed=-1 must be a whole number at least 0"),
+    ("--seed", "-1", "seed=-1 must be a whole number of at least 0"),
     ("--batch-size", "10000000", "GB, for 10000000 windows"),
     ("--n-embd", "1000000", "Take a smaller --n-embd or --n-layer."),
     ("--block-size", "1000000", "The text has 1127572 characters; --block-size 1000000 needs"),
@@ -281,8 +281,12 @@ OTHER_OPTIONS = [
     ("--data", "nowhere.txt", "nowhere.txt cannot be read as a text file: No such file"),
     ("--data", "tests", "tests cannot be read as a text file: Is a directory"),
     ("--data", "pyproject.toml/x", "pyproject.toml/x cannot be read as a text file"),
-    ("--out", "pyproject.toml", "--out pyproject.toml is not a folder"),
-    ("--out", "pyproject.toml/x", "--out pyproject.toml/x is not a folder"),
+    ("--out", "pyproject.toml", "--out pyproject.toml is not a folder, but a file or below one"),
+    (
+        "--out",
+        "pyproject.toml/x",
+        "--out pyproject.toml/x is not a folder, but a file or below one",
+    ),
     ("--out", "/dev/full", "--out /dev/full is not a folder"),
     ("--out", "/proc/here", "--out /proc/here cannot be used: "),
 ]
@@ -332,6 +336,18 @@ def test_places_that_no_torchrun_gave_are_named(tmp_path, train_here, monkeypatc
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["rank-0.invalid", "two..dots", "x" * 70])
+def test_a_rank_0_that_has_no_address_is_named(tmp_path, train_here, monkeypatch, name):
+    """The two machines would otherwise wait for each other."""
+    whole = dict.fromkeys(("RANK", "WORLD_SIZE", "MASTER_PORT"), "2")
+    whole |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": name}
+    for key, text in whole.items():
+        monkeypatch.setenv(key, text)
+    status, _, said = train_here(tmp_path / "out")
+    assert status == 1 and f"cannot resolve the name {name}: start torchrun with an addr" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(("n", "block_size"), [(1, 32), (320, 32), (160, 16)])
 def test_a_short_text_is_refused_with_the_number_it_needs(tmp_path, train_here, n, block_size):
     own, more = tmp_path / "own.txt", ("--block-size", str(block_size), "--data")
@@ -352,11 +368,11 @@ def test_the_command_goes_on_with_the_same_text_only(tmp_path, train_here):
     for other in ("bcde" * 100, "abcd" * 99 + "abdc", "abcd" * 101):
         own.write_text(other)
         status, _, said = train_here(*words)
-        assert status == 1 and "of another run, on another text" in said
+        assert status == 1 and "belongs to another run: it was trained on another text" in said
     own.write_text("abcd" * 100)
     assert train_here(*words)[0] == 0
     status, _, said = train_here(*words, "--seed", "5")
-    assert status == 1 and "its seed is 0, here seed is 5" in said
+    assert status == 1 and "its seed is 0, and here seed is 5" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -369,7 +385,7 @@ def test_what_was_learned_outlives_the_command(tmp_path, alone, number):
             if line.startswith("step 4 of"):
                 process.send_signal(number)
             if line.startswith("stopped after step"):
-                assert "--resume goes on from there" in line
+                assert "--resume continues the run" in line
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     done = run(tmp_path, "--resume")
     assert done.returncode == 0 and "step 0 of" not in done.stdout, done.stderr
@@ -387,4 +403,4 @@ def test_one_progress_bar_is_drawn(tmp_path, n):
 
 def test_errors_say_what_to_do(tmp_path):
     done = run(tmp_path, "--batch-size", "3", torchrun=())
-    assert done.returncode and "cannot be shared equally by 2 processes" in done.stderr
+    assert done.returncode and "cannot be divided equally among 2 processes" in done.stderr

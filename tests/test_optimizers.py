@@ -1,4 +1,4 @@
-"""AdamW and Muon against torch's own, and Newton-Schulz against the singular value decomposition."""
+"""Muon against torch's own, and Newton-Schulz against the singular value decomposition."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_utils.optimizers import AdamW, Muon, orthogonalize
+from course_utils.optimizers import Muon, orthogonalize
 
 SHAPES = st.lists(
     st.lists(st.integers(1, 7), min_size=0, max_size=3).map(tuple), min_size=1, max_size=4
@@ -39,49 +39,7 @@ def copies(params):
     return [p.detach().clone().requires_grad_() for p in params]
 
 
-# --- AdamW ---------------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    SHAPES,
-    SEEDS,
-    st.integers(1, 12),
-    st.floats(0, 1),
-    st.floats(0, 0.999),
-    st.floats(0, 0.9999),
-    st.sampled_from([1e-4, 1e-2, 1.0]),
-)
-def test_adamw_is_torch_s(shapes, seed, n_steps, decay, beta1, beta2, lr):
-    options = {"lr": lr, "betas": (beta1, beta2), "weight_decay": decay}
-    ours, definition, fused = (parameters(shapes, seed) for _ in range(3))
-    run(AdamW(ours, **options), ours, n_steps, seed)
-    run(torch.optim.AdamW(definition, foreach=False, **options), definition, n_steps, seed)
-    run(torch.optim.AdamW(fused, fused=True, **options), fused, n_steps, seed)
-    for a, b, c in zip(ours, definition, fused, strict=True):
-        assert torch.equal(a, b)
-        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6 * n_steps * lr)
-
-
-@given(SEEDS)
-@settings(deadline=None, max_examples=10)
-def test_adamw_in_float64_and_with_its_defaults(seed):
-    ours = parameters([(3, 2), (4,)], seed, torch.float64)
-    theirs = copies(ours)
-    run(AdamW(ours), ours, 9, seed)
-    run(torch.optim.AdamW(theirs, fused=True), theirs, 9, seed)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
-
-
-def test_the_first_step_has_the_length_of_the_learning_rate():
-    p = torch.zeros(3, requires_grad=True)
-    p.grad = torch.tensor([1e-3, -5.0, 1e4])
-    AdamW([p], lr=0.01).step()
-    assert p.tolist() == pytest.approx([-0.01, 0.01, -0.01], rel=1e-4)
-
-
-@pytest.mark.parametrize("make", [AdamW, lambda params: Muon(params, dtype=torch.bfloat16)])
+@pytest.mark.parametrize("make", [Muon, lambda params: Muon(params, dtype=torch.bfloat16)])
 def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(make, tmp_path):
     shapes = [(4, 3), (4, 3), (2, 5)]
     whole = parameters(shapes, 0)
@@ -101,36 +59,33 @@ def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(make, tmp_path):
 def test_groups_have_their_own_settings():
     still, moving = parameters([(2, 2), (2, 2)], 0)
     before = still.detach().clone()
-    for kind in (AdamW, Muon):
-        optimizer = kind([{"params": [still], "lr": 0.0}, {"params": [moving], "lr": 0.1}])
-        start = moving.detach().clone()
-        still.grad, moving.grad = torch.ones(2, 2), torch.ones(2, 2)
-        optimizer.step()
-        assert torch.equal(still, before)
-        assert not torch.equal(moving, start)
+    optimizer = Muon([{"params": [still], "lr": 0.0}, {"params": [moving], "lr": 0.1}])
+    start = moving.detach().clone()
+    still.grad, moving.grad = torch.ones(2, 2), torch.ones(2, 2)
+    optimizer.step()
+    assert torch.equal(still, before)
+    assert not torch.equal(moving, start)
 
 
 # --- Newton-Schulz -------------------------------------------------------------------------------
 
 
-def by_decomposition(matrix, steps=5):
+def by_decomposition(matrix):
     """The polynomial on the singular values themselves, in float64."""
     U, S, Vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     S = S / S.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         S = 3.4445 * S - 4.7750 * S**3 + 2.0315 * S**5
     return U @ torch.diag_embed(S) @ Vt
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.integers(1, 40), st.integers(1, 40), SEEDS, st.integers(0, 5), st.floats(-6, 6))
-def test_orthogonalize_is_the_polynomial_of_the_singular_values(m, n, seed, steps, size):
+@given(st.integers(1, 40), st.integers(1, 40), SEEDS, st.floats(-6, 6))
+def test_orthogonalize_is_the_polynomial_of_the_singular_values(m, n, seed, size):
     matrix = parameters([(m, n)], seed)[0].detach() * 10**size
-    ours = orthogonalize(matrix, steps)
+    ours = orthogonalize(matrix)
     assert ours.shape == (m, n)
-    torch.testing.assert_close(
-        ours, by_decomposition(matrix, steps).float(), rtol=1e-3, atol=2e-5 * (1 + steps)
-    )
+    torch.testing.assert_close(ours, by_decomposition(matrix).float(), rtol=1e-3, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=60)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from course_utils import pretrained
 from course_utils.bpe import from_symbols
-from course_utils.training import fast_dtype
+from course_utils.device import fast_dtype
 from course_utils.weights import from_transformers
 from tools.gpt2_mini.prompts import beginnings, requests
 

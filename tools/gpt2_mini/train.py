@@ -20,8 +20,9 @@ from transformers import GPT2LMHeadModel
 from course_utils import pretrained
 from course_utils.bpe import from_symbols
 from course_utils.checkpoints import save_checkpoint
+from course_utils.device import fast_dtype
 from course_utils.gpt import GPT, GPTConfig, eval_mode
-from course_utils.training import TrainConfig, fast_dtype, loss_of, make_optimizers
+from course_utils.training import TrainConfig, loss_of, make_optimizers, set_learning_rate
 from course_utils.weights import from_transformers
 from tools.gpt2_mini.teacher import END
 
@@ -166,9 +167,7 @@ def train(
     while step < steps:
         ids, tokens, shares = batch(corpora, generator)
         share = learning_rate_share(step, steps, decay)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["highest_lr"] * share
+        set_learning_rate(optimizers, share)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             x = model.hidden_states(ids)  # (B, T, C)
         weight = model.token_embedding.weight
