@@ -93,9 +93,7 @@ check_cosine_similarity = Exercise(
         "A length is the root of the sum of squares.": _over(lambda a, b: (a * b) ** 2),
         "You added the lengths; multiply them.": _over(lambda a, b: a + b),
         "x / y * z multiplies by z: put brackets around y * z.": _over(lambda a, b: a / b),
-        "You took the mean over the channels; add the products up.": (
-            *(lambda a, b: (a * b).mean(-1), lambda a, b: _cosine(a, b) / a.shape[-1]),
-        ),
+        "Add the products up; you took the mean.": lambda a, b: _cosine(a, b) / a.shape[-1],
         "The sign is lost: a cosine may be negative.": lambda a, b: _cosine(a, b).abs(),
         "This is the angle; return its cosine.": lambda a, b: _cosine(a, b).acos(),
         "Right for two vectors. Of matrices you compared columns, or took one length for all rows, "

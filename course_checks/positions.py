@@ -230,7 +230,6 @@ check_rotate_pairs = Exercise(
         ),
         "This is no rotation, as lengths change: (a, b) becomes (a cos - b sin, b cos + a sin).": (
             _turned(turn=lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
-            _turned(turn=lambda a, b, cos, sin: (a * cos - b * sin, b * cos - a * sin)),
             _turned(turn=lambda a, b, cos, sin: (a * cos + a * sin, b * cos + b * sin)),
         ),
         "The second line used the new a: keep the old one.": _turned(turn=_overwriting),
@@ -241,9 +240,8 @@ check_rotate_pairs = Exercise(
             lambda x, where: _turned()(x, torch.arange(len(where)))
         ),
         "The positions are one too high.": lambda x, where: _turned()(x, where + 1),
-        "You added sines and cosines to x, as chapter 4 begins; here each pair is turned.": tuple(
-            lambda x, w, join=join: x + _sines(join=join)(99, x.shape[-1])[w]
-            for join in (_halves, _in_turns)
+        "You added sines and cosines, as chapter 4 begins; turn each pair.": (
+            lambda x, where: x + _sines(join=_halves)(99, x.shape[-1])[where]
         ),
         "x came back as it was.": lambda x, where: x,
     },
