@@ -41,10 +41,8 @@ check_embed = Exercise(
     shape="(..., C)",
     mistakes={
         "These are the one-hot vectors: multiply them by the table.": _one_hot,
-        "One-hot vectors have V numbers, even where the largest ids do not occur: "
-        "F.one_hot(ids, len(table)).": (
+        "One-hot vectors have V numbers, one for each row of it: F.one_hot(ids, len(table)).": (
             lambda i, t: F.one_hot(i).float() @ t,
-            lambda i, t: F.one_hot(i, t.shape[1]).float() @ t,
             lambda i, t: F.one_hot(i, t.shape[1]).float() @ t.T,
         ),
         "Each row is one too early: id 0 is the first row.": _rows(lambda i: i - 1),
@@ -54,8 +52,8 @@ check_embed = Exercise(
         "An id that comes twice gives its row twice.": _rows(torch.unique),
         "The rows of all ids went into one; each id keeps its own.": (
             lambda i, t: (_one_hot(i, t) @ t).sum(-2),
-            lambda i, t: (_one_hot(i, t) @ t).mean(-2),
             lambda i, t: _one_hot(i, t).amax(-2) @ t,
+            lambda i, t: _one_hot(i, t).amax(-2, keepdim=True).expand(*i.shape, -1) @ t,
             lambda i, t: (_one_hot(i, t) if i.dim() == 1 else _one_hot(i, t).amax(-2)) @ t,
         ),
         "The right rows, but no product made them: multiply one-hot vectors by the table, without "
@@ -86,10 +84,8 @@ check_cosine_similarity = Exercise(
     inputs=_cosine_inputs,
     mistakes={
         "This is the bare dot product: divide it by both lengths.": _over(lambda a, b: 1),
-        "You divided by one of the vectors only; divide by the lengths of both.": (
-            *(_over(lambda a, b: a), _over(lambda a, b: b)),
-            *(_over(lambda a, b: a**2), _over(lambda a, b: b**2)),
-        ),
+        "Divide by the lengths of both.": (_over(lambda a, b: a), _over(lambda a, b: b)),
+        "You divided by the square of one length.": _over(lambda a, b: a**2),
         "A length is the root of the sum of squares.": _over(lambda a, b: (a * b) ** 2),
         "You added the lengths; multiply them.": _over(lambda a, b: a + b),
         "x / y * z multiplies by z: put brackets around y * z.": _over(lambda a, b: a / b),
@@ -159,6 +155,7 @@ check_analogy = Exercise(
         "The signs of a and c are exchanged: it is b - a + c.": _analogy(1, 1, -1),
         "a is not subtracted: it is b - a + c.": (_analogy(1, 1, 1), _analogy(0, 1, 1)),
         "c is missing: it is b - a + c.": _analogy(-1, 1, 0),
+        "This is the nearest to c alone: it is b - a + c.": _analogy(0, 0, 1),
         "This is the smallest cosine: take the largest.": _analogy(1, -1, -1),
         "Return the word, words[number].": lambda *call: call[3].index(_analogy()(*call)),
         "The number counts in a list without a, b and c, and you looked it up in one with them, "
@@ -204,10 +201,8 @@ check_keep_together = Exercise(
     mistakes={
         "The words are filtered, the vectors are not.": lambda w, v, u: (_kept(w, v, u)[0], v),
         "The vectors are filtered, the words are not.": lambda w, v, u: (w, _kept(w, v, u)[1]),
-        "The vectors are cut off at one end. The number fits, but they are those of other words: "
-        "filter both by place.": (
-            lambda w, v, u: (_kept(w, v, u)[0], v[: len(_kept(w, v, u)[0])]),
-            lambda w, v, u: (_kept(w, v, u)[0], v[-len(_kept(w, v, u)[0]) :]),
+        "These are the first rows; filter the vectors by place, as the words.": (
+            lambda w, v, u: (_kept(w, v, u)[0], v[: len(_kept(w, v, u)[0])])
         ),
         "You kept the unwanted ones.": lambda w, v, u: _kept(w, v, set(w) - u),
         "A repeated word got the vector of its first place, where words.index finds it: filter by "

@@ -191,6 +191,7 @@ check_keep_top_k = Exercise(
         "These are probabilities; expected logits.": lambda z, k: top_k(z, k).softmax(-1),
         "This is the mask; expected logits.": lambda z, k: z >= _threshold(z, k),
         "You kept what should go.": _hidden(lambda z, k: z >= _threshold(z, k)),
+        "Not the first k, the likeliest.": _hidden(lambda z, k: torch.arange(len(z)) >= k),
         "Right, but for ties: you kept k tokens, some of several equal ones, by their place in the "
         "vocabulary. Compare with the k-th value, and all that are as likely stay.": _exactly_k,
         "Where k is larger than the vocabulary, all stay: min(k, logits.shape[-1]).": (

@@ -81,6 +81,7 @@ check_sinusoidal_table = Exercise(
         "They alternate, sin, cos, sin, cos, …, unlike in some code.": _sines(join=_halves),
         "The even channels are sines, the odd ones cosines.": _sines(even=torch.cos, odd=torch.sin),
         "There are sines only; the odd channels are cosines.": _sines(odd=torch.sin),
+        "`/ 10000 * …` is no power: `**`.": _sines(lambda i, C: 2 * i / C / BASE),
         "Positions start at 0, yours at 1.": lambda T, C: _sines()(T + 1, C)[1:],
         "These are the angles: take sines and cosines.": _sines(even=torch.abs, odd=torch.abs),
         "A cosine has the frequency of the sine before it: the exponent counts pairs, not "
@@ -108,6 +109,7 @@ check_add_positions = Exercise(
         "Side by side; add them.": lambda x, p: _halves(x, p[: x.shape[1]].expand_as(x)),
         "These are the positions alone; add them to x.": lambda x, p: p[: x.shape[1]],
         "x came back as it was.": lambda x, p: x,
+        "Only the first text is left.": lambda x, p: x[0] + p[: x.shape[1]],
         "All tokens got one vector; token t gets row t: table[:T].": (
             lambda x, p: x + p[0],
             lambda x, p: x + p[x.shape[1] % len(p)],
@@ -160,19 +162,14 @@ check_padded_positions = Exercise(
     mistakes={
         "These are the column numbers: the padding was counted.": _after(lambda m: 0),
         "The first real token has position 0, not 1.": lambda m: m.cumsum(-1),
-        "Right, but the padding has the position -1, and no table such a row: clamp at 0.": (
-            lambda m: m.cumsum(-1) - 1
-        ),
-        "You counted down the batch; positions run along each row, dim=-1.": (
-            lambda m: (m.cumsum(0) - 1).clamp(min=0)
-        ),
+        "Padding at -1 is in no table: clamp at 0.": lambda m: m.cumsum(-1) - 1,
+        "Count along rows, dim=-1, not down the batch.": lambda m: (m.cumsum(0) - 1).clamp(min=0),
         "Each row has its own padding; you took one number for all rows.": (
             *(_after(lambda m: (m[0] == 0).sum()), _after(lambda m: (m == 0).sum())),
         ),
         "A sum for each row needs keepdim=True here, (B, 1).": _after(lambda m: (m == 0).sum(-1)),
-        "Subtract the number of the padding, not of the real tokens.": (
-            _after(lambda m: m.sum(-1, keepdim=True))
-        ),
+        "Subtract the padding, not the real tokens.": _after(lambda m: m.sum(-1, keepdim=True)),
+        "Each token has a position, not each row.": lambda m: m.sum(-1, keepdim=True) - 1,
         "The positions run backwards.": lambda m: m.flip(-1).cumsum(-1).flip(-1) - 1,
         "This is the mask; count its ones.": lambda m: m,
         "Positions are rows of a table: whole numbers.": lambda m: (m.cumsum(-1) - 1.0).clamp(
@@ -236,9 +233,7 @@ check_rotate_pairs = Exercise(
         "Sine and cosine are exchanged: at position 0 nothing turns.": (
             _turned(turn=lambda a, b, cos, sin: (a * sin - b * cos, b * sin + a * cos))
         ),
-        "These are the numbers of the rows; use `where`.": (
-            lambda x, where: _turned()(x, torch.arange(len(where)))
-        ),
+        "Use `where`, not the row's number.": lambda x, w: _turned()(x, torch.arange(len(w))),
         "The positions are one too high.": lambda x, where: _turned()(x, where + 1),
         "You added sines and cosines, as chapter 4 begins; turn each pair.": (
             lambda x, where: x + _sines(join=_halves)(99, x.shape[-1])[where]

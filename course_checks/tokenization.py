@@ -45,7 +45,6 @@ check_most_frequent_pair = Exercise(
         ),
         "Of equally frequent pairs take the greatest, as Python compares tuples.": (
             _frequent(best=lambda c: max(c, key=c.get)),
-            _frequent(best=lambda c: max(reversed(c), key=c.get)),
             _frequent(best=lambda c: min(c, key=lambda pair: (-c[pair], pair))),
         ),
         "Return the pair, not its count.": _frequent(best=lambda c: max(c.values())),
@@ -189,6 +188,7 @@ def _wordpiece_inputs(seed: int) -> list[tuple]:
 
 def _pieces(
     mark: str = "##",
+    first: str = "",
     ends: Callable[[range], Any] = reversed,
     known: Callable[[str, set], bool] = lambda piece, vocab: piece in vocab,
     unknown: Callable[[list, str], Any] = lambda pieces, rest: ["[UNK]"],
@@ -197,7 +197,7 @@ def _pieces(
         pieces, start = [], 0
         while start < len(word):
             tried = [
-                (mark if start else "") + word[start:n] for n in range(start + 1, len(word) + 1)
+                (mark if start else first) + word[start:n] for n in range(start + 1, len(word) + 1)
             ]
             found = next((piece for piece in ends(tried) if known(piece, vocab)), None)
             if not found:
@@ -221,12 +221,17 @@ check_wordpiece = Exercise(
         "A word that cannot be spelled to its end is ['[UNK]'] as a whole.": (
             _pieces(unknown=lambda pieces, rest: [*pieces, "[UNK]"]),
             _pieces(unknown=lambda pieces, rest: pieces),
+            _pieces(unknown=lambda pieces, rest: [*pieces, rest]),
             _pieces(unknown=lambda pieces, rest: []),
         ),
         "Return a list for [UNK] as well.": _pieces(unknown=lambda pieces, rest: "[UNK]"),
         "Return a list, not one text.": lambda *call: " ".join(_pieces()(*call)),
         "The rest of the word as a whole was not tried.": _pieces(ends=lambda t: reversed(t[:-1])),
-        "Later pieces must be known with ##.": _pieces(known=lambda p, v: {p, p.strip("#")} & v),
+        "The first piece has no ##.": _pieces(first="##"),
+        "A piece counts as the vocabulary has it, with ## or without.": (
+            _pieces(known=lambda piece, vocab: {piece, "##" + piece, piece.strip("#")} & vocab),
+            _pieces(known=lambda piece, vocab: piece.strip("#") in vocab),
+        ),
         "Leave capitals as they are.": lambda word, vocab: _pieces()(word.lower(), vocab),
     },
     notice="Greedy means never going back: a long piece can turn a spellable word into [UNK].",
