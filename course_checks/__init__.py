@@ -128,7 +128,8 @@ def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> V
 
 def _stopped(error: BaseException, results: guard.Results) -> str:
     if guard.students_line(error) or not results.any:
-        return f"Your code stopped with {guard.text_of(error)}{guard.where(error)}"
+        stopped = f"Your code stopped with {guard.text_of(error)}{guard.where(error)}"
+        return stopped + guard.hint(error)
     plain = (
         f"Your function returned {guard.kind_of(results.last)}, which the check cannot use: it "
         f"stopped with {guard.text_of(error)}"

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,8 @@ def _real(result: Any) -> Tensor:
     """Return ``result`` as a tensor of real numbers, or raise Wrong and say what it is."""
     if isinstance(result, (str, bytes, dict, set)):
         raise Wrong(f"Your function returned {kind_of(result)}; expected numbers.")
+    if isinstance(result, (Real, Decimal)):
+        result = float(result)
     try:
         tensor = torch.as_tensor(result).detach()
     except (TypeError, ValueError, RuntimeError):

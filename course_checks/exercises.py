@@ -146,10 +146,10 @@ class Exercise:
         calls, _ = _right_results(self, seed)
         for sentence, made, shows in _made_by_mistakes(self, seed):
             agrees = [n for n in shows if alike(found[n], made[n], self.tolerance)]
-            whole = agrees == shows and not all(one.error for one in made)
-            if (
-                not whole
-            ):  # beside another mistake: errors alike prove nothing, they have many causes
+            # Errors alike have many causes: they prove nothing unless all else is right.
+            by_value = any(not made[n].error for n in shows)
+            whole = agrees == shows and (by_value or (len(shows) < len(made) and shows == wrong))
+            if not whole:  # beside another mistake
                 agrees = [n for n in agrees if not made[n].error]
                 if 2 * len(agrees) < len(wrong) or not (
                     agrees == wrong or set(shows) <= set(wrong)

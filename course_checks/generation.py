@@ -2,27 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_checks import Verdict, Wrong
+from course_checks import Wrong
 from course_checks.answers import as_tensor, draw
 from course_checks.exercises import Exercise, Way
-
-__all__ = [
-    "FILTERED",
-    "NUCLEI",
-    "Verdict",
-    "check_cached_step",
-    "check_greedy_loop",
-    "check_keep_top_k",
-    "check_nucleus",
-    "check_temper",
-    "nucleus",
-    "top_k",
-]
 
 INF = math.inf
 
@@ -33,111 +21,57 @@ def _scripted(seed: int, V: int = 8) -> Callable[[Sequence[int]], Tensor]:
     """Return a stand-in for a model: logits ``(V,)`` that depend on the whole text."""
 
     def next_logits(ids: Sequence[int]) -> Tensor:
-        ids = [int(id_) for id_ in ids]
-        if not ids:
+        if not len(ids):
             raise Wrong("You asked for the next token of an empty text; start from the prompt.")
-        number = sum((place + 1) * (id_ + 3) ** 2 for place, id_ in enumerate(ids))
+        number = sum((place + 1) * (int(id_) + 3) ** 2 for place, id_ in enumerate(ids))
         return draw(V, seed=number + 10_000 * seed)
 
     return next_logits
 
 
-def _greedy(
-    next_logits: Callable,
-    prompt: Sequence[int],
-    max_new_tokens: int,
-    stop: int | None,
-    pick: Callable = torch.argmax,
-    see: Callable = lambda ids: ids,
-) -> list[int]:
-    ids = list(prompt)
-    for _ in range(max_new_tokens):
-        ids.append(int(pick(next_logits(see(ids)))))
-        if ids[-1] == stop:
-            break
-    return ids
+def _greedy(see: Way = lambda ids, n: ids, pick: Way = torch.argmax) -> Way:
+    def greedy_loop(next_logits: Callable, prompt: list, max_new_tokens: int, stop: Any) -> list:
+        ids = list(prompt)
+        for _ in range(max_new_tokens):
+            ids.append(int(pick(next_logits(see(ids, len(prompt))))))
+            if ids[-1] == stop:
+                break
+        return ids
+
+    return greedy_loop
 
 
 def _greedy_inputs(seed: int) -> list[tuple]:
-    """Return calls without a stop, with one that comes, one in the prompt, and no new token."""
-    while True:  # until the text has a token that can stop it midway
-        model, never = _scripted(seed), 99
-        text = _greedy(model, [3, 1, 4], 6, None)
-        stops = [id_ for id_ in text[4:-1] if id_ not in text[:4]]
-        if stops and len(set(text[3:])) > 2 and text[3] != text[2]:
-            break
-        seed += 1_000_003
-    calls = [([3], 1, never), ([3, 1, 4], 6, never), ([3, 1, 4], 6, stops[0])]
-    calls += [([3, 1, 4], 6, 3), ([3, 1, 4], 0, never)]
-    return [(model, *call) for call in calls]
-
-
-def _stopping_before(model: Callable, prompt: list, n: int, stop: int) -> list[int]:
-    ids = list(prompt)
-    for _ in range(n):
-        best = int(model(ids).argmax())
-        if best == stop:
-            break
-        ids.append(best)
-    return ids
-
-
-def _stopping_in_the_prompt(model: Callable, prompt: list, n: int, stop: int) -> list[int]:
-    ids = list(prompt)
-    while stop not in ids and len(ids) < len(prompt) + n:
-        ids.append(int(model(ids).argmax()))
-    return ids
-
-
-def _prompt_alone_on_stop(model: Callable, prompt: list, n: int, stop: int) -> list[int]:
-    ids = _greedy(model, prompt, n, stop)
-    return ids[len(prompt) :] if ids[-1] == stop and n else ids
+    """Return calls without a stop, with many that may come, one in the prompt, no new token."""
+    models = [_scripted(8 * seed + n) for n in range(10)]
+    texts = [_greedy()(model, [3, 1, 4], 6, None) for model in models]
+    stops = [(models[n], [3, 1, 4], 6, texts[n][4 + n % 4]) for n in range(10)]
+    calls = [(models[0], [3], 1, 99), *((model, [3, 1, 4], 6, 99) for model in models[:3])]
+    return [*calls, *stops, (models[1], [3, 1, 4], 6, 3), (models[1], [3, 1, 4], 0, 99)]
 
 
 check_greedy_loop = Exercise(
     name="greedy_loop",
     task="The prompt and its continuation, the likeliest token each time, until a stop token.",
-    right=lambda next_logits, prompt, max_new_tokens, stop: _greedy(
-        next_logits, prompt, max_new_tokens, stop
-    ),
+    right=_greedy(),
     inputs=_greedy_inputs,
     mistakes={
-        "You returned the new tokens only; the text begins with the prompt.": (
-            lambda m, p, n, s: _greedy(m, p, n, s)[len(p) :]
+        "The text begins with the prompt.": lambda m, p, n, s: _greedy()(m, p, n, s)[len(p) :],
+        "That is one token too many.": lambda m, p, n, s: _greedy()(m, p, n + 1, s),
+        "That is one token too few.": lambda m, p, n, s: _greedy()(m, p, n - 1, s),
+        "max_new_tokens counts new ones.": lambda m, p, n, s: _greedy()(m, p, n - len(p), s),
+        "You took the smallest logit, not the largest.": _greedy(pick=torch.argmin),
+        "The model needs the whole text, not its last token.": _greedy(lambda ids, n: ids[-1:]),
+        "Append each choice to the prompt, and ask again.": _greedy(lambda ids, n: ids[:n]),
+        "The prompt belongs to the text that the model sees.": _greedy(
+            lambda ids, n: ids[n:] or ids
         ),
-        "That is one token too many: max_new_tokens counts the new ones.": (
-            lambda m, p, n, s: _greedy(m, p, n + 1, s)
+        "The stop token came, and you went on.": lambda m, p, n, s: _greedy()(m, p, n, None),
+        "The stop token itself belongs to the text.": lambda m, p, n, s: (
+            [*p, *takewhile(lambda id_: id_ != s, _greedy()(m, p, n, s)[len(p) :])]
         ),
-        "That is one token too few: max_new_tokens counts the new ones.": (
-            lambda m, p, n, s: _greedy(m, p, n - 1, s)
-        ),
-        "max_new_tokens counts new tokens; you counted the prompt as well.": (
-            lambda m, p, n, s: _greedy(m, p, n - len(p), s)
-        ),
-        "You took the smallest logit, not the largest.": (
-            lambda *call: _greedy(*call, pick=torch.argmin)
-        ),
-        "You showed the model the last token only. It needs the whole text so far, each time: the "
-        "next token depends on all of it.": lambda *call: _greedy(*call, see=lambda ids: ids[-1:]),
-        "You chose every token from the prompt alone: append each choice to the text, and ask "
-        "again.": lambda m, p, n, s: _greedy(m, p, n, s, see=lambda ids: ids[: len(p)]),
-        "You showed the model the new tokens alone from the second step on; the prompt belongs to "
-        "the text.": lambda m, p, n, s: _greedy(m, p, n, s, see=lambda ids: ids[len(p) :] or p),
-        "The stop token came, and your text went on after it.": (
-            lambda m, p, n, s: _greedy(m, p, n, None)
-        ),
-        "The stop token itself belongs to the text; you left it out.": _stopping_before,
-        "A stop token in the prompt ended the text before it began: only a new token may end "
-        "it.": _stopping_in_the_prompt,
-        "When the stop token comes, you return the text without its prompt.": (
-            _prompt_alone_on_stop
-        ),
-        "With max_new_tokens=0 the text is the prompt, unchanged; yours has a token more.": (
-            lambda m, p, n, s: _greedy(m, p, max(n, 1), s)
-        ),
-        "You always chose the second likeliest token: the list of the sorted logits begins at 0.": (
-            lambda *call: _greedy(*call, pick=lambda z: z.topk(2).indices[1])
-        ),
+        "Only a new token ends the text.": lambda m, p, n, s: _greedy()(m, p, n * (s not in p), s),
+        "With max_new_tokens=0 nothing is new.": lambda m, p, n, s: _greedy()(m, p, max(n, 1), s),
     },
     notice="Nothing in the loop ever goes back: a greedy choice cannot be regretted.",
 )
@@ -157,10 +91,6 @@ def _shares(powers: Tensor) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
-def _less_the_mean(logits: Tensor, T: float) -> Tensor:
-    return _shares(((logits - logits.mean(-1, keepdim=True)) / T).exp())
-
-
 check_temper = Exercise(
     name="temper",
     task="The probabilities at a temperature, softmax(logits / temperature).",
@@ -168,57 +98,33 @@ check_temper = Exercise(
     inputs=_temper_inputs,
     shape="(..., V)",
     mistakes={
-        "You multiplied by the temperature (or took it as a power, which is the same): divide, so "
-        "that a low one makes the likely tokens likelier.": (
-            lambda z, T: (z * T).softmax(-1),
-            lambda z, T: _shares(z.softmax(-1) ** T),
-        ),
+        "You multiplied by the temperature: divide.": lambda z, T: (z * T).softmax(-1),
         "These are the tempered logits; the softmax is missing.": lambda z, T: z / T,
-        "You divided the probabilities by the temperature, and they no longer sum to 1. Divide the "
-        "logits, before the softmax.": lambda z, T: z.softmax(-1) / T,
-        "The temperature made no difference. If you divided probabilities by it and normalised "
-        "again, or subtracted it, it cancelled: divide the logits, before the softmax.": (
-            lambda z, T: z.softmax(-1),
-            lambda z, T: _shares(z.softmax(-1) / T),
-            lambda z, T: (z - T).softmax(-1),
+        "Divide the logits, before the softmax, not the probabilities.": (
+            lambda z, T: z.softmax(-1) / T,
+            lambda z, T: (z.softmax(-1) / T).softmax(-1),
         ),
-        "You divided the probabilities and took a second softmax: divide the logits, then one "
-        "softmax.": lambda z, T: (z.softmax(-1) / T).softmax(-1),
-        "You took a softmax of something that is one already: probabilities are not logits.": (
-            lambda z, T: (z / T).softmax(-1).softmax(-1)
-        ),
-        "You raised the probabilities to the power 1/temperature: now divide by their sum.": (
-            lambda z, T: z.softmax(-1) ** (1 / T)
-        ),
+        "The temperature made no difference: divided by after the exponential, or subtracted, it "
+        "cancels. Divide the logits by it.": lambda z, T: z.softmax(-1),
+        "One softmax is enough.": lambda z, T: (z / T).softmax(-1).softmax(-1),
+        "Powers of probabilities: divide by their sum.": lambda z, T: z.softmax(-1) ** (1 / T),
         "These are the exponentials: divide by their sum.": lambda z, T: (z / T).exp(),
         "Right for mild cases. With large logits and a low temperature your numbers overflow or "
-        "vanish: subtract the largest of the row before the exponential, or leave all of it to "
-        "softmax, which does.": (
+        "vanish: subtract the largest of the row before the exponential, or let softmax do it.": (
             lambda z, T: _shares((z / T).exp()),
             lambda z, T: _shares(z.softmax(-1) ** (1 / T)),
             lambda z, T: _shares(z.exp() ** (1 / T)),
-            _less_the_mean,
+            lambda z, T: _shares(((z - z.mean(-1, keepdim=True)) / T).exp()),
         ),
-        "Right for one row, but with more rows the softmax ran over the batch: use dim=-1.": (
-            lambda z, T: (z / T).softmax(0)
+        "Right for one row; with more, the softmax must run over the vocabulary: dim=-1.": (
+            lambda z, T: (z / T).softmax(0),
+            lambda z, T: (z / T).softmax(1 if z.dim() > 1 else 0),
+            lambda z, T: (z / T).flatten().softmax(-1).view_as(z),
         ),
-        "Right for one row, but with more rows all of them share one sum: use dim=-1.": (
-            lambda z, T: (z / T).flatten().softmax(-1).view_as(z)
-        ),
-        "Right for two dimensions at the most: the last one is the vocabulary, dim=-1.": (
-            lambda z, T: (z / T).softmax(1 if z.dim() > 1 else 0)
-        ),
-        "These are the logarithms of the probabilities: softmax, not log_softmax.": (
-            lambda z, T: (z / T).log_softmax(-1)
-        ),
-        "Each logit went through a sigmoid by itself; the probabilities of a softmax share one "
-        "sum.": lambda z, T: (z / T).sigmoid(),
-        "This is a temperature of your own, not the one that was given.": (
-            lambda z, T: (z / 0.7).softmax(-1)
-        ),
+        "These are the logarithms of the probabilities.": lambda z, T: (z / T).log_softmax(-1),
+        "The temperature is an argument.": lambda z, T: (z / 0.7).softmax(-1),
     },
-    notice=f"A lead of 1 in the logits makes a token {math.exp(2):.1f} times as likely as the "
-    f"other at temperature 0.5, {math.e:.1f} times at 1, and {math.exp(0.5):.1f} times at 2.",
+    notice="A lead of 1 makes a token 7.4 times as likely at temperature 0.5, 1.6 times at 2.",
 )
 
 # --- 3: top-k --------------------------------------------------------------------------------
@@ -233,47 +139,35 @@ def top_k(logits: Tensor, k: int, fill: float = -INF) -> Tensor:
     return logits.masked_fill(logits < _threshold(logits, k), fill)
 
 
+def _hidden(out: Way) -> Way:
+    return lambda logits, k: logits.masked_fill(out(logits, k), -INF)
+
+
 #: Logits ``(..., V)`` of which something else is left than the k largest of each row.
 FILTERED: dict[str, Way | tuple[Way, ...]] = {
-    "You kept the k smallest logits.": (
-        lambda z, k: z.masked_fill(z > -_threshold(-z, k), -INF),
-        lambda z, k: -top_k(-z, k),
-    ),
-    "The others got 0, and exp(0) = 1 is not nothing: a logit of 0 is a fair chance. Only -inf "
-    "gives the probability 0.": lambda z, k: top_k(z, k, 0.0),
-    "The k-th token is gone: `<=` removes the threshold itself; use `<`.": (
-        lambda z, k: z.masked_fill(z <= _threshold(z, k), -INF)
-    ),
-    "You kept one too many: the threshold is the k-th largest, topk(k).values[..., -1].": (
-        lambda z, k: top_k(z, k + 1)
-    ),
-    "top_k was taken over the whole batch; each row has a threshold of its own.": (
-        lambda z, k: z.masked_fill(z < z.flatten().topk(min(k, z.shape[-1])).values[-1], -INF)
-    ),
-    "The threshold of the first row was taken for all of them. Each row has its own: keep the "
-    "dimension, values[..., -1:].": (
-        lambda z, k: z.masked_fill(z < _threshold(z, k).flatten()[0], -INF)
+    "You kept the k smallest logits.": _hidden(lambda z, k: z > -_threshold(-z, k)),
+    "A logit of 0 is a fair chance, exp(0) = 1: use -inf.": lambda z, k: top_k(z, k, 0.0),
+    "`<=` hides the k-th token, too; use `<`.": _hidden(lambda z, k: z <= _threshold(z, k)),
+    "You kept one too many: the threshold is the k-th largest.": lambda z, k: top_k(z, k + 1),
+    "Each row has a threshold of its own, of its last dimension: values[..., -1:].": (
+        _hidden(lambda z, k: z < z.flatten().topk(min(k, z.shape[-1])).values[-1]),
+        _hidden(lambda z, k: z < _threshold(z, k).flatten()[0]),
     ),
     "top_k changed nothing.": lambda z, k: z,
 }
 
 
-def _infinite(answer: Callable, logits: Tensor, k: int) -> Any:
+def _infinite(answer: Callable, logits: Tensor, k: int) -> Tensor:
     """Return the answer's result; whoever writes -1e9 for -inf is right."""
-    result = answer(logits, k)
-    if result is None or isinstance(result, tuple):
-        return result
-    values = as_tensor(result)
-    return values.masked_fill(values < -1e4, -INF).to(getattr(result, "device", "cpu"))
+    result = as_tensor(answer(logits, k))
+    return result.masked_fill(result < -1e4, -INF)
 
 
 def _top_k_inputs(seed: int) -> list[tuple]:
     row, many = 2 * draw(7, seed=seed), 2 * draw(3, 7, seed=seed + 1)
     calls = [(2 * draw(3, seed=seed + 2).round(decimals=1) + torch.tensor([0, 0.01, 0.02]), 1)]
     calls += [(row, 3), (row, 1), (many, 3), (2 * draw(2, 3, 5, seed=seed), 2), (row, 7)]
-    ties = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0])[
-        torch.tensor([seed % 6 - n for n in range(6)])
-    ]
+    ties = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0]).roll(seed % 6)
     return [*calls, (ties, 2), (torch.tensor([0.5, -0.5]), 5)]
 
 
@@ -293,33 +187,19 @@ check_keep_top_k = Exercise(
     | {
         "These are the k logits alone. The result must stay (V,), so that its index is still the "
         "token's id.": lambda z, k: z.topk(min(k, z.shape[-1])).values,
-        "These are the ids of the tokens that stay; expected their logits, and -inf elsewhere.": (
-            lambda z, k: z.topk(min(k, z.shape[-1])).indices
-        ),
-        "You returned probabilities; expected logits, with -inf where a token is out.": (
-            lambda z, k: top_k(z, k).softmax(-1)
-        ),
-        "You returned the mask; fill the logits with -inf where it says so.": (
-            lambda z, k: z >= _threshold(z, k),
-            lambda z, k: z < _threshold(z, k),
-        ),
-        "You kept what should go, and the other way round.": (
-            lambda z, k: z.masked_fill(z >= _threshold(z, k), -INF)
-        ),
-        "You kept the first k of the vocabulary, not the k most likely.": (
-            lambda z, k: z.masked_fill(torch.arange(z.shape[-1]) >= k, -INF)
-        ),
+        "These are ids; expected logits.": lambda z, k: z.topk(min(k, z.shape[-1])).indices,
+        "These are probabilities; expected logits.": lambda z, k: top_k(z, k).softmax(-1),
+        "This is the mask; expected logits.": lambda z, k: z >= _threshold(z, k),
+        "You kept what should go.": _hidden(lambda z, k: z >= _threshold(z, k)),
+        "Not the first k, the likeliest.": _hidden(lambda z, k: torch.arange(len(z)) >= k),
         "Right, but for ties: you kept k tokens, some of several equal ones, by their place in the "
         "vocabulary. Compare with the k-th value, and all that are as likely stay.": _exactly_k,
-        "Your function stops when k is larger than the vocabulary; then all stay: "
-        "min(k, logits.shape[-1]).": (
-            lambda z, k: z.masked_fill(z < z.topk(k, dim=-1).values[..., -1:], -INF),
-            lambda z, k: z.masked_fill(z < z.sort(descending=True).values[..., k - 1, None], -INF),
+        "Where k is larger than the vocabulary, all stay: min(k, logits.shape[-1]).": (
+            _hidden(lambda z, k: z < z.topk(k, dim=-1).values[..., -1:]),
+            _hidden(lambda z, k: z < z.sort(descending=True).values[..., k - 1, None]),
         ),
-        "k is 3 whatever is asked for: use the argument.": lambda z, k: top_k(z, 3),
-        "The tokens stand in sorted order: each must stay in its place, or the ids are lost.": (
-            lambda z, k: top_k(z.sort(descending=True).values, k)
-        ),
+        "k is an argument.": lambda z, k: top_k(z, 3),
+        "Each logit must stay in its place.": lambda z, k: top_k(z.sort(descending=True)[0], k),
     },
     notice="k = 1 is greedy decoding, and k = V leaves everything as it is.",
 )
@@ -327,15 +207,16 @@ check_keep_top_k = Exercise(
 # --- 4: top-p --------------------------------------------------------------------------------
 
 
-Keep = Callable[[Tensor, Tensor, float], Tensor]
+def _before(ordered: Tensor, sums: Tensor, top_p: float) -> Tensor:
+    return sums - ordered < top_p
+
+
+def _up_to(ordered: Tensor, sums: Tensor, top_p: float) -> Tensor:
+    return sums <= top_p
 
 
 def nucleus(
-    p: Tensor,
-    top_p: float,
-    keep: Keep = lambda ordered, sums, top_p: sums - ordered < top_p,
-    descending: bool = True,
-    put_back: bool = True,
+    p: Tensor, top_p: float, keep: Way = _before, descending: bool = True, put_back: bool = True
 ) -> Tensor:
     """Return the probabilities of the nucleus of each row, not brought to 1."""
     ordered, order = p.sort(-1, descending=descending)
@@ -343,21 +224,14 @@ def nucleus(
     return torch.zeros_like(p).scatter(-1, order, kept) if put_back else kept
 
 
-def _up_to(ordered: Tensor, sums: Tensor, top_p: float) -> Tensor:
-    return sums <= top_p
-
-
 #: What is left of probabilities ``(..., V)`` instead of the nucleus, before it is brought to 1.
 NUCLEI: dict[str, tuple[Way, ...]] = {
-    "The token that crosses top_p is missing. The nucleus is the smallest set that reaches top_p: "
-    "keep a token if the sum before it is below top_p.": (
+    "The token that crosses top_p is missing: keep a token if the sum before it is below top_p.": (
         lambda p, t: nucleus(p, t, _up_to),
         lambda p, t: nucleus(p, t, lambda ordered, sums, t: sums < t),
     ),
-    "The probabilities stand in sorted order: put each back at its own token's place, or the ids "
-    "are lost.": (lambda p, t: nucleus(p, t, put_back=False),),
-    "You added the probabilities up in the order of the vocabulary. Sort them first: the nucleus "
-    "is made of the likeliest tokens.": (
+    "Each probability belongs in its place.": (lambda p, t: nucleus(p, t, put_back=False),),
+    "Sort before you add up: the nucleus is made of the likeliest tokens.": (
         lambda p, t: p * (p.cumsum(-1) - p < t),
         lambda p, t: p * (p.cumsum(-1) <= t),
     ),
@@ -378,20 +252,10 @@ def _nucleus_inputs(seed: int) -> list[tuple]:
     return [(p, 0.7), (p, 0.9), (p, 0.3), (other, 0.6), (other, 0.95), (large, 0.9), (p, 1.0)]
 
 
-def _whole(p: Tensor, top_p: float) -> Tensor:
-    return _shares(nucleus(p, top_p))
-
-
-def _one_at_least(p: Tensor, top_p: float) -> Tensor:
-    """Drop the token that crosses the threshold, unless it is the only one."""
-    kept = nucleus(p, top_p, _up_to)
-    return _shares(kept) if kept.any() else _whole(p, top_p)
-
-
 check_nucleus = Exercise(
     name="nucleus",
     task="The probabilities of the smallest set of likeliest tokens that reaches top_p.",
-    right=lambda probabilities, top_p: _whole(probabilities, top_p),
+    right=lambda probabilities, top_p: _shares(nucleus(probabilities, top_p)),
     inputs=_nucleus_inputs,
     shape="(V,)",
     mistakes={
@@ -399,183 +263,82 @@ check_nucleus = Exercise(
         for sentence, ways in NUCLEI.items()
     }
     | {
-        "The right tokens, but they no longer sum to 1: divide by their sum.": nucleus,
-        "The token that crosses top_p is missing, unless it is the first. The nucleus reaches it: "
-        "compare with the sum of the tokens *before* it.": _one_at_least,
-        "You took a softmax of probabilities; divide by their sum instead.": (
-            lambda p, t: nucleus(p, t).softmax(-1),
-            lambda p, t: p.masked_fill(nucleus(p, t) == 0, -INF).softmax(-1),
-        ),
+        "The right tokens; now divide by their sum.": nucleus,
+        "The token that crosses top_p is missing, unless it is the first: compare with the sum of "
+        "the tokens *before* it.": lambda p, t: _shares(nucleus(p, max(t, p.max()), _up_to)),
+        "Divide by the sum; a softmax is for logits.": lambda p, t: nucleus(p, t).softmax(-1),
         "One token too many: once the sum has reached top_p, no other is added.": (
             lambda p, t: _shares(p * (p >= p[nucleus(p, t) == 0].max())) if t < 1 else p
         ),
-        "This is what the nucleus leaves out; it keeps the likely tokens.": (
-            lambda p, t: _shares(p * (nucleus(p, t) == 0))
-        ),
-        "You returned the mask; expected the probabilities of what it keeps.": (
-            lambda p, t: nucleus(p, t) > 0
-        ),
+        "This is what the nucleus leaves out.": lambda p, t: _shares(p * (nucleus(p, t) == 0)),
+        "This is the mask; expected probabilities.": lambda p, t: nucleus(p, t) > 0,
     },
-    notice="The size of the nucleus follows the model: of 500 tokens, top_p=0.9 keeps hundreds of "
-    "a flat distribution and a handful of a peaked one.",
+    notice="The nucleus follows the model: many tokens where it is flat, few where it is peaked.",
 )
 
 # --- 5: the KV cache -------------------------------------------------------------------------
 
 
-def _steps(
-    answer: Callable, x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor
-) -> dict[str, Tensor | str]:
+def _steps(answer: Callable, x: Tensor, *matrices: Tensor) -> dict[str, Tensor]:
     """Return the results of a step for each row of ``x``, and what the cache holds in the end."""
-    cache = {"keys": torch.zeros(0, W_k.shape[1]), "values": torch.zeros(0, W_v.shape[1])}
+    cache = {"keys": x.new_empty(0, matrices[1].shape[1])}
+    cache["values"] = x.new_empty(0, matrices[2].shape[1])
     found: list[Tensor] = []
-    while len(found) < len(x) and len(cache["keys"]) == len(cache["values"]) == len(found):
-        found.append(as_tensor(answer(x[len(found)].clone(), W_q, W_k, W_v, cache)).squeeze(0))
-    keys, values = cache["keys"], cache["values"]
-    after = found[-1]
+    while len(found) < len(x) and {*map(len, cache.values())} == {len(found)}:
+        found.append(as_tensor(answer(x[len(found)].clone(), *matrices, cache)).squeeze(0))
+    keys, values, last = cache["keys"], cache["values"], found[-1]
     if len(keys) == len(values) == len(x):
         # The caller may do with its cache what it likes: the next result must follow.
         cache = {"keys": keys.flip(0).contiguous(), "values": values.clone()}
-        after = as_tensor(answer(x[0].clone(), W_q, W_k, W_v, cache)).squeeze(0)
-    return {
-        "the keys in the cache": keys,
-        "the values in the cache": values,
-        "the results, one row for each step": torch.stack(found),
-        "the result after the caller exchanged the keys in the cache": after,
-    }
+        last = as_tensor(answer(x[0].clone(), *matrices, cache)).squeeze(0)
+    cached = {"the keys in the cache": keys, "the values in the cache": values}
+    cached["the results, one row for each step"] = torch.stack(found)
+    return cached | {"the result after the caller exchanged the keys in the cache": last}
 
 
 def _cached(
-    x: Tensor,
-    W_q: Tensor,
-    W_k: Tensor,
-    W_v: Tensor,
-    cache: dict,
-    scale: float = 0.0,
-    hide: Callable = lambda scores: scores,
-) -> Tensor:
-    query, key, value = x @ W_q, (x @ W_k)[None], (x @ W_v)[None]
-    cache["keys"] = torch.cat([cache["keys"], key])
-    cache["values"] = torch.cat([cache["values"], value])
-    scores = cache["keys"] @ query / (scale or math.sqrt(len(query)))
-    return hide(scores).softmax(-1) @ cache["values"]
+    append: Callable[[Tensor, Tensor], Tensor] = lambda old, new: torch.cat([old, new]),
+    keep: Sequence[str] = ("keys", "values"),
+    see: Callable[[dict, dict], dict] = lambda old, now: now,
+    scale: Callable[[Tensor, Tensor], float] = lambda x, query: math.sqrt(len(query)),
+    weigh: Callable[[Tensor], Tensor] = lambda scores: scores.softmax(-1),
+) -> Way:
+    def cached_step(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
+        query, new = x @ W_q, {"keys": (x @ W_k)[None], "values": (x @ W_v)[None]}
+        now = {name: append(cache[name], new[name]) for name in new}
+        seen = see(dict(cache), now)
+        cache.update({name: now[name] for name in keep})
+        return weigh(seen["keys"] @ query / scale(x, query)) @ seen["values"]
 
-
-def _attending_first(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    scores = cache["keys"] @ (x @ W_q) / math.sqrt(W_q.shape[1])
-    out = scores.softmax(-1) @ cache["values"]
-    _cached(x, W_q, W_k, W_v, cache)
-    return out
-
-
-def _in_front(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    cache["keys"] = torch.cat([(x @ W_k)[None], cache["keys"]])
-    cache["values"] = torch.cat([(x @ W_v)[None], cache["values"]])
-    scores = cache["keys"] @ (x @ W_q) / math.sqrt(W_q.shape[1])
-    return scores.softmax(-1) @ cache["values"]
-
-
-def _overwriting(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    cache["keys"], cache["values"] = (x @ W_k)[None], (x @ W_v)[None]
-    scores = cache["keys"] @ (x @ W_q) / math.sqrt(W_q.shape[1])
-    return scores.softmax(-1) @ cache["values"]
-
-
-def _keys_only(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    values = cache["values"]
-    out = _cached(x, W_q, W_k, W_v, cache)
-    cache["values"] = values
-    return out
-
-
-def _caching_queries(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    cache["keys"] = torch.cat([cache["keys"], (x @ W_q)[None]])
-    cache["values"] = torch.cat([cache["values"], (x @ W_v)[None]])
-    scores = cache["keys"] @ (x @ W_q) / math.sqrt(W_q.shape[1])
-    return scores.softmax(-1) @ cache["values"]
-
-
-def _queries_in_the_end(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    keys = cache["keys"]
-    out = _cached(x, W_q, W_k, W_v, cache)
-    cache["keys"] = torch.cat([keys, (x @ W_q)[None]])
-    return out
-
-
-def _own_value(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    _cached(x, W_q, W_k, W_v, cache)
-    return x @ W_v
-
-
-_kept_elsewhere: list[Tensor] = []
-
-
-def _recomputing(x: Tensor, W_q: Tensor, W_k: Tensor, W_v: Tensor, cache: dict) -> Tensor:
-    if len(cache["keys"]) == 0:
-        _kept_elsewhere.clear()
-    _kept_elsewhere.append(x)
-    rows = torch.stack(_kept_elsewhere)
-    cache["keys"], cache["values"] = rows @ W_k, rows @ W_v
-    scores = cache["keys"] @ (x @ W_q) / math.sqrt(W_q.shape[1])
-    return scores.softmax(-1) @ cache["values"]
-
-
-def _first_key_only(scores: Tensor) -> Tensor:
-    return scores.masked_fill(~torch.ones(1, len(scores)).tril().bool()[0], -INF)
-
-
-def _cache_inputs(seed: int) -> list[tuple]:
-    return [
-        (
-            draw(T, C, seed=seed),
-            *(draw(C, d, seed=seed + n) for n, d in enumerate((d_k, d_k, d_v), 1)),
-        )
-        for T, C, d_k, d_v in ((2, 3, 2, 2), (5, 6, 4, 3))
-    ]
+    return cached_step
 
 
 check_cached_step = Exercise(
     name="cached_step",
     task="One new token with a KV cache: append its key and value, attend, return (d_v,).",
-    right=lambda x, W_q, W_k, W_v, cache: _cached(x, W_q, W_k, W_v, cache),
+    right=_cached(),
     use=_steps,
-    inputs=_cache_inputs,
+    inputs=lambda seed: [
+        (draw(T, C, seed=seed), *(draw(C, d, seed=seed + n) for n, d in enumerate(sizes, 1)))
+        for T, C, *sizes in ((2, 3, 2, 2, 2), (5, 6, 4, 4, 3))
+    ],
     mistakes={
-        'The cache is as it was: append the new key and value, cache["keys"] = torch.cat([…]).': (
-            lambda x, q, k, v, cache: _cached(x, q, k, v, dict(cache))
-        ),
-        "The values in the cache are as they were: append the new value as well as the key.": (
-            _keys_only
-        ),
-        "The cache holds the new key and value only; the older ones are gone. Append with "
-        "torch.cat([old, new]).": _overwriting,
-        "You appended the query, x @ W_q, to the keys.": (
-            _caching_queries,
-            _queries_in_the_end,
-        ),
-        "You attended before you appended: the new token must see its own key and value too.": (
-            _attending_first
-        ),
+        "The cache is as it was: append the new key and value.": _cached(keep=()),
+        "Keep the new value in the cache, as well as the key.": _cached(keep=["keys"]),
+        "The older keys and values are gone: torch.cat([old, new]).": _cached(lambda old, new: new),
+        "You appended the query to the keys.": lambda x, q, k, v, c: _cached()(x, q, q, v, c),
+        "Append first: the new token attends to itself as well.": _cached(see=lambda old, now: old),
         "You put the new key and value in front. The result is the same for this head, but "
-        "position t must stay in row t: append at the end.": _in_front,
-        "The scores are not divided by √d_k.": lambda *a: _cached(*a, scale=1.0),
-        "You divided by d_k; it should be its square root.": (
-            lambda *a: _cached(*a, scale=a[1].shape[1])
+        "position t must stay in row t.": _cached(lambda old, new: torch.cat([new, old])),
+        "The scores are not divided by √d_k.": _cached(scale=lambda x, query: 1),
+        "You divided by d_k, not by its root.": _cached(scale=lambda x, query: len(query)),
+        "You divided by √C, not √d_k.": _cached(scale=lambda x, query: math.sqrt(len(x))),
+        "The new token comes last and sees all: no mask, such as torch.tril of (1, T).": (
+            _cached(weigh=lambda s: torch.eye(len(s))[0]),
+            _cached(weigh=lambda s: torch.eye(len(s))[-1]),
         ),
-        "You divided by √C, the length of x; the scores are sums over d_k channels.": (
-            lambda *a: _cached(*a, scale=math.sqrt(len(a[0])))
-        ),
-        "The new token gets the first value, whatever comes. A causal mask for one query has the "
-        "wrong size: torch.tril of (1, T) lets it see key 0 only. It comes last, so it may see "
-        "all: leave the mask out.": lambda *a: _cached(*a, hide=_first_key_only),
-        "The new token gets its own value only: attend to all keys in the cache, not just the new "
-        "one.": _own_value,
-        "The result is the plain mean of the values: are the scores used?": (
-            lambda *a: _cached(*a, hide=torch.zeros_like)
-        ),
-        "The keys in the cache were exchanged for others, and your result did not follow. Use what "
-        "is in the cache; do not compute or keep the old keys elsewhere.": _recomputing,
+        "The result is the plain mean of the values.": _cached(weigh=lambda s: (0 * s).softmax(-1)),
+        "The softmax is missing.": _cached(weigh=lambda s: s),
     },
-    notice="No mask is needed: the one query belongs to the last token, and all that is cached "
-    "came before it.",
+    notice="No mask is needed: the one query is the last token's, and all in the cache is earlier.",
 )

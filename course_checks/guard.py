@@ -193,6 +193,21 @@ def text_of(error: BaseException) -> str:
     return f"{name}: {message}" if message else name
 
 
+#: What a beginner needs beside torch's own words, by a part of these.
+HINTS = {
+    "same dtype": "Turn whole numbers into decimal ones first: .float().",
+    "shapes cannot be multiplied": "In A @ B, A needs as many columns as B has rows.",
+    "must match the size": "Shapes are matched from the right, and sizes must be equal or 1.",
+    "must be non-negative": "An id is below 0 here: ids count from 0.",
+    "used as indices": "Indices are whole numbers: .long().",
+}
+
+
+def hint(error: BaseException) -> str:
+    """Return what to do about an error that beginners often meet, or nothing."""
+    return next((f". {advice}" for words, advice in HINTS.items() if words in text_of(error)), "")
+
+
 def kind_of(result: Any) -> str:
     """Return what ``result`` is, in a few words: ``a str, 'abc'``."""
     if result is None:

@@ -284,4 +284,9 @@ def difference(found: Any, right: Any, tolerance: float) -> str:
         near = torch.isclose(found.double(), right.double(), tolerance, tolerance, True)
         place = (~near).nonzero()[0].tolist()
         return f"at {place} expected {right[*place]:.4g}, found {found[*place]:.4g}"
-    return f"expected {show(_plain(right))}, found {show(found)}"
+    again = ""
+    if isinstance(right, list) and isinstance(found, list) and len(right) == len(found):
+        again = ", the same in another order" * (
+            sorted(map(repr, right)) == sorted(map(repr, found))
+        )
+    return f"expected {show(_plain(right))}, found {show(found)}{again}"

@@ -1,295 +1,287 @@
-"""Checks for the exercises of chapter 2, Tokenization."""
+"""Exercises of chapter 2: BPE's pairs and merges, the decoder, WordPiece, fertility."""
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import combinations, pairwise
+from random import Random
+from typing import Any
 
-from course_checks import Wrong, check
-from course_utils.bpe import BPETokenizer, merge_pair
+from course_checks.exercises import Exercise, Way
 
-Words = dict[tuple[str, ...], int]
+PIECES = ["a", "b", "ab", "c", "bc"]  # (a, bc) and (ab, c) spell the same
 
-
-@check
-def check_most_frequent_pair(most_frequent_pair: Callable) -> str:
-    """``most_frequent_pair({tokens: count}) -> pair``, ties to the greater pair."""
-
-    def ask(words: Words) -> object:
-        answer = most_frequent_pair(dict(words))
-        if isinstance(answer, str):
-            raise Wrong(
-                f"You returned the text {answer!r}; return the two tokens as a pair, "
-                "such as ('e', 'a')."
-            )
-        if answer is None:
-            raise Wrong("Your function returned None; is the `return` missing?")
-        if isinstance(answer, tuple | list) and any(isinstance(part, int) for part in answer):
-            raise Wrong("You returned the pair together with its count; return the pair alone.")
-        return tuple(answer) if isinstance(answer, list) else answer
-
-    if ask({("x", "y"): 1}) != ("x", "y"):
-        raise Wrong("In a corpus of one word, x y, the only pair is ('x', 'y').")
-    weighted: Words = {("a", "b"): 5, ("c", "d"): 2, ("c", "d", "e"): 2}
-    if (answer := ask(weighted)) != ("a", "b"):
-        reason = f"your answer was {answer}"
-        if answer == ("c", "d"):
-            reason = "you count each distinct word once"
-        raise Wrong(
-            f"With {weighted} the answer is ('a', 'b'), which occurs 5 times; {reason}. "
-            "A pair in a word counts as often as the word occurs."
-        )
-    repeated: Words = {("n", "a", "n", "a"): 2, ("g", "o"): 3}
-    if ask(repeated) != ("n", "a"):
-        raise Wrong(
-            "In the word n a n a the pair ('n', 'a') occurs twice, and both occurrences count."
-        )
-    # Written one after the other, b a b a … b c a b c a, the pair ('a', 'b') would win.
-    crossing: Words = {("b", "a"): 4, ("b", "c", "a"): 3}
-    if ask(crossing) != ("b", "a"):
-        raise Wrong(
-            "A pair lies inside one word. Do not pair the last token of a word with the next."
-        )
-    tied: Words = {("a", "b"): 2, ("y", "z"): 2, ("c", "d"): 2}
-    if (answer := ask(tied)) != ("y", "z"):
-        raise Wrong(
-            f"Three pairs occur twice in {tied}, and you chose {answer}. The tie goes to the "
-            "greater pair, as Python compares tuples: ('y', 'z')."
-        )
-    long: Words = {("th", "e"): 4, ("th", "e", "m"): 3, ("t", "h"): 6}
-    if (answer := ask(long)) != ("th", "e"):
-        raise Wrong(
-            f"Tokens may be longer than a letter: in {long} ('th', 'e') wins, not {answer}."
-        )
-    return "The counts change after each merge, so this question is asked again every time."
+# --- 1 ---------------------------------------------------------------------------------------
 
 
-@check
-def check_merge_pair(merge: Callable) -> str:
-    """``merge(tokens, pair) -> tokens`` with each occurrence of the pair joined."""
-
-    def ask(tokens: str, left: str, right: str) -> list[str]:
-        given = tokens.split()
-        answer = merge(given, (left, right))
-        if given != tokens.split():
-            raise Wrong(
-                "Your function changed the list it was given. Build a new list, because the "
-                "caller still needs the old one."
-            )
-        if answer is None:
-            raise Wrong("Your function returned None; is the `return` missing?")
-        if isinstance(answer, str):
-            raise Wrong(f"You returned the text {answer!r}; return a list of tokens.")
-        return list(answer)
-
-    if ask("x y", "a", "b") != ["x", "y"]:
-        raise Wrong(
-            "Where the pair does not occur, the tokens stay as they are. Merging ('a', 'b') in "
-            f"x y gave {ask('x y', 'a', 'b')}. Is the last token lost?"
-        )
-    if (answer := ask("x a b y", "a", "b")) != ["x", "ab", "y"]:
-        reason = ""
-        if answer == ["x", "ab", "b", "y"]:
-            reason = " After a merge skip two tokens, not one."
-        elif answer == ["x", "ab"]:
-            reason = " The last token is lost: the loop ends one too early."
-        elif answer == ["x", "a", "b", "y"]:
-            reason = (
-                " Nothing was joined. Do you compare a slice of the list with the pair? A list is "
-                "never equal to a tuple: make both the same with tuple(…)."
-            )
-        raise Wrong(f"Merging ('a', 'b') in x a b y gives x ab y, not {' '.join(answer)}.{reason}")
-    if (answer := ask("a b c a b", "a", "b")) != ["ab", "c", "ab"]:
-        reason = " Join every occurrence, not only the first." if answer[-1:] == ["b"] else ""
-        raise Wrong(f"Merging ('a', 'b') in a b c a b gives ab c ab, not {answer}.{reason}")
-    if (answer := ask("ab c", "b", "c")) != ["ab", "c"]:
-        raise Wrong(
-            f"In the tokens ab c there is no token b, so ('b', 'c') does not occur; you gave "
-            f"{answer}. Compare whole tokens, not the letters of the joined text."
-        )
-    if (answer := ask("a a a", "a", "a")) != ["aa", "a"]:
-        reason = ""
-        if answer == ["a", "aa"]:
-            reason = " Go from left to right."
-        elif answer == ["aa", "aa"]:
-            reason = " A token can be used in one merge only: after a merge skip two tokens."
-        raise Wrong(f"Merging ('a', 'a') in a a a gives aa a, not {' '.join(answer)}.{reason}")
-    if ask("", "a", "b") != []:
-        raise Wrong("An empty list stays empty.")
-    tokens = list("shesellsseashells")
-    for pair in [("s", "e"), ("l", "l"), ("s", "h"), ("s", "s")]:
-        if (answer := ask(" ".join(tokens), *pair)) != merge_pair(tokens, pair):
-            raise Wrong(f"Merging {pair} in {' '.join(tokens)} gave {' '.join(answer)}.")
-    return "Merging never changes the text: joined together, the tokens spell what they did before."
+def _corpora(seed: int) -> list[tuple]:
+    dice = Random(seed)
+    sizes = [(1 + n // 4, 2 + n // 8) for n in range(60)]  # words, tokens in the longest
+    words = [[dice.choices(PIECES, k=dice.randint(2, k)) for _ in range(n)] for n, k in sizes]
+    return [({tuple(word): dice.randint(1, 3) for word in corpus},) for corpus in words]
 
 
-@check
-def check_decode(decode: Callable) -> str:
-    """``decode(ids, vocab) -> text`` where ``vocab`` is ``{id: bytes}``."""
-    vocab = BPETokenizer([(b"h", b"i"), (b" ", b"t")]).vocab
-
-    def ask(text: str, ids: list[int]) -> str:
-        try:
-            answer = decode(list(ids), dict(vocab))
-        except UnicodeDecodeError as error:
-            raise Wrong(
-                f"The bytes {vocab_bytes(ids)!r} are not valid UTF-8 and your function stopped "
-                f"({error.reason}). A model can produce any ids, so decode with "
-                "errors='replace'."
-            ) from None
-        if isinstance(answer, bytes):
-            raise Wrong("You returned bytes; decode them into text.")
-        if not isinstance(answer, str):
-            raise Wrong(f"You returned a {type(answer).__name__}; return text, a str.")
-        return answer
-
-    def vocab_bytes(ids: list[int]) -> bytes:
-        return b"".join(vocab[id_] for id_ in ids)
-
-    if (answer := ask("hi t", [256, 257])) != "hi t":
-        if answer == "hi  t":
-            raise Wrong(
-                "The space is part of the token b' t'; join the tokens with nothing between."
-            )
-        raise Wrong(
-            f"The ids [256, 257] are b'hi' and b' t', so the text is 'hi t', not {answer!r}."
-        )
-    for text in ("é", "🙂", "हिन्दी"):
-        ids = list(text.encode())
-        answer = ask(text, ids)
-        if answer == "".join(bytes([byte]).decode("utf-8", "replace") for byte in ids):
-            raise Wrong(
-                f"{text!r} became {answer!r}: you decode each token by itself, and a piece of a "
-                "character is not a character. Join all the bytes first."
-            )
-        if answer == text.encode().decode("latin-1"):
-            raise Wrong(f"{text!r} became {answer!r}: that is Latin-1 (or chr). Decode as UTF-8.")
-        if answer == "":
-            raise Wrong(f"{text!r} vanished: do not ignore bytes, join them before you decode.")
-        if answer != text:
-            raise Wrong(f"The bytes of {text!r} gave {answer!r}.")
-    if (answer := ask("a�b", [97, 0xFF, 98])) != "a\ufffdb":
-        raise Wrong(
-            f"The bytes b'a\\xffb' are not valid UTF-8. Yours gave {answer!r}; the byte 0xFF must "
-            "become � so that the reader sees that something was there (errors='replace')."
-        )
-    if ask("", []) != "":
-        raise Wrong("No ids give the empty text.")
-    return "Joining first and decoding once is why any text survives, whatever its alphabet."
+def _best(counts: Mapping) -> tuple[str, str]:
+    return max(counts, key=lambda pair: (counts[pair], pair))
 
 
-_PIECES = {
-    *("un", "able", "##able", "aff", "##aff", "##afford", "afford", "token", "##iz", "##ization"),
-    *("##ation", "sea", "seal", "##s", "##l", "a", "##f", "##n", "u"),
-}
+def _frequent(pairs: Way = pairwise, best: Way = _best) -> Way:
+    return lambda words: best(Counter(p for w, n in words.items() for p in [*pairs(w)] * n))
 
 
-def _wordpiece(word: str, vocab: set[str], *, shortest: bool = False) -> list[str]:
-    pieces, start = [], 0
-    while start < len(word):
-        mark = "##" if start else ""
-        ends = range(start + 1, len(word) + 1)
-        found = [end for end in ends if mark + word[start:end] in vocab]
-        if not found:
-            return ["[UNK]"]
-        end = min(found) if shortest else max(found)
-        pieces.append(mark + word[start:end])
-        start = end
-    return pieces
+check_most_frequent_pair = Exercise(
+    name="most_frequent_pair",
+    task="The most frequent pair of neighbours in words with their counts; of equals the greatest.",
+    right=lambda words: _frequent()(words),
+    inputs=_corpora,
+    mistakes={
+        "A word counts as often as it occurs.": lambda words: _frequent()(dict.fromkeys(words, 1)),
+        "A pair that is in a word twice counts twice.": _frequent(lambda w: set(pairwise(w))),
+        "Add up the counts, `+=`; this is the last word's.": lambda words: _best(
+            {p: n for w, n in words.items() for p in pairwise(w)}
+        ),
+        "A pair lies inside one word; you paired its last token with the next word.": (
+            lambda words: _frequent()({sum((w * n for w, n in words.items()), ()): 1})
+        ),
+        "Of equally frequent pairs take the greatest, as Python compares tuples.": (
+            _frequent(best=lambda c: max(c, key=c.get)),
+            _frequent(best=lambda c: min(c, key=lambda pair: (-c[pair], pair))),
+        ),
+        "Return the pair, not its count.": _frequent(best=lambda c: max(c.values())),
+        "Return the pair alone.": (
+            _frequent(best=lambda c: c.most_common(1)[0]),
+            _frequent(best=lambda c: max((n, pair) for pair, n in c.items())),
+        ),
+        "Return two tokens, a pair, not one text.": _frequent(best=lambda c: "".join(_best(c))),
+        "This is the rarest pair.": _frequent(best=lambda c: min(c, key=lambda p: (c[p], p))),
+        "This is the greatest pair, whatever its count.": _frequent(best=max),
+        "A pair is two neighbours, not any two.": _frequent(lambda w: combinations(w, 2)),
+        "The last pair of each word is missing.": _frequent(lambda w: pairwise(w[:-1])),
+        "You left out every other pair.": _frequent(lambda w: zip(w[::2], w[1::2], strict=False)),
+        "(a, b) and (b, a) differ.": _frequent(lambda w: map(tuple, map(sorted, pairwise(w)))),
+        "Count pairs, not what they spell: (a, bc) and (ab, c) are two.": _frequent(
+            lambda w: map("".join, pairwise(w)), lambda c: (_best(c)[0], _best(c)[1:])
+        ),
+    },
+    notice="The counts change after each merge, so this question is asked again every time.",
+)
+
+# --- 2 ---------------------------------------------------------------------------------------
 
 
-@check
-def check_wordpiece(wordpiece: Callable) -> str:
-    """``wordpiece(word, vocab) -> pieces``, the longest known piece first."""
-
-    def ask(word: str) -> list[str]:
-        answer = wordpiece(word, set(_PIECES))
-        if isinstance(answer, str):
-            raise Wrong(f"For {word!r} you returned the text {answer!r}; return a list of pieces.")
-        if answer is None:
-            raise Wrong("Your function returned None; is a `return` missing?")
-        return list(answer)
-
-    if (answer := ask("token")) != ["token"]:
-        raise Wrong(f"'token' is in the vocabulary, so it is one piece; you gave {answer}.")
-    if (answer := ask("tokenization")) != ["token", "##ization"]:
-        if answer == ["token", "##iz", "##ation"]:
-            raise Wrong(
-                "tokenization became token ##iz ##ation, but ##ization is in the vocabulary: try "
-                "the longest piece first, not the shortest."
-            )
-        if answer in (["[UNK]"], ["token", "[UNK]"]):
-            raise Wrong(
-                "'tokenization' is token + ##ization. A piece that does not start the word is "
-                "written with ## in the vocabulary: look for '##ization', not 'ization'."
-            )
-        if answer == ["token", "ization"]:
-            raise Wrong("Keep the ## in the pieces you return: it says that the word goes on.")
-        raise Wrong(f"'tokenization' is ['token', '##ization'], not {answer}.")
-    if (answer := ask("seals")) != ["seal", "##s"]:
-        raise Wrong(f"'seals' is seal + ##s, the longest start that is known; you gave {answer}.")
-    if (answer := ask("unable")) != ["un", "##able"]:
-        if answer == ["un", "able"]:
-            raise Wrong(
-                "'unable' became un + able. Inside a word only pieces with ## may be used: ##able."
-            )
-        raise Wrong(f"'unable' is ['un', '##able'], not {answer}.")
-    if (answer := ask("seaq")) != ["[UNK]"]:
-        if answer[:1] == ["sea"]:
-            raise Wrong(
-                f"'seaq' cannot be spelled to its end, and you gave {answer}. The whole word then "
-                "becomes the one piece ['[UNK]']."
-            )
-        raise Wrong(
-            f"'seaq' cannot be spelled with this vocabulary: return ['[UNK]'], not {answer}."
-        )
-    for word in ("unaffable", "unaffordable", "a", "qqq", "saffs", "affable", "tokens"):
-        if (answer := ask(word)) != (expected := _wordpiece(word, _PIECES)):
-            raise Wrong(f"{word!r} is {expected}, not {answer}.")
-    return "Greedy means never going back: one bad long piece can turn a spellable word into [UNK]."
+def _merge_inputs(seed: int) -> list[tuple]:
+    dice = Random(seed)
+    lists = [dice.choices(PIECES[:3], k=2 + n // 8) for n in range(40)]
+    calls = [(tokens, tuple(dice.choices(tokens, k=2))) for tokens in lists]
+    calls += [([*tokens, "a", "bc", "ab", "c"], ("ab", "c")) for tokens in lists[-4:]]
+    return [*calls, (["b", "a", "a", "a"], ("a", "a")), (["a"], ("a", "a")), ([], ("a", "b"))]
 
 
-@check
-def check_fertility(fertility: Callable) -> str:
-    """``fertility(encode, text) -> tokens per word``."""
-    tokenizer = BPETokenizer(
-        [(b" ", b"t"), (b"h", b"e"), (b" t", b"he"), (b" ", b"s"), (b" s", b"e")]
-    )
+def _merged(
+    equal: Way = lambda two, pair: tuple(two) == pair,
+    join: Way = "".join,
+    step: int = 2,
+    end: int = 0,
+) -> Way:
+    def merge_pair(tokens: list[str], pair: tuple[str, str]) -> list:
+        out, n = [], 0
+        while n < len(tokens) - end:
+            found = equal(tokens[n : n + 2], pair)
+            out.append(join(pair) if found else tokens[n])
+            n += step if found else 1
+        return out
 
-    def ask(text: str) -> float:
-        answer = fertility(tokenizer.encode, text)
-        try:
-            return float(answer)
-        except (TypeError, ValueError):
-            raise Wrong(f"Return one number; you returned a {type(answer).__name__}.") from None
+    return merge_pair
 
-    def close(answer: float, value: float) -> bool:
-        return abs(answer - value) < 1e-6
 
-    text = "she sees the tea  by  the sea"
-    words, n_tokens = text.split(), len(tokenizer.encode(text))
-    expected = n_tokens / len(words)
-    answer = ask(text)
-    if not close(answer, expected):
-        by_word = [len(tokenizer.encode(word)) for word in words]
-        mistakes = {
-            sum(by_word) / len(words): "you encode each word by itself. Then it has lost the space "
-            "in front of it, and ' the' is another token than 'the'. Encode the whole text once",
-            len(words) / n_tokens: "that is words per token: turn the fraction around",
-            n_tokens / len(text): "you divide by the number of characters. Divide by words: "
-            "len(text.split())",
-            float(n_tokens): "that is the number of tokens. Divide by the number of words",
-            float(n_tokens // len(words)): "you round. Divide with / and not with //",
-            len(set(tokenizer.encode(text))) / len(words): "you count each distinct token once",
-            n_tokens / len(set(words)): "you count each distinct word once",
-            n_tokens / len(text.split(" ")): "text.split(' ') finds an empty word between two "
-            "spaces. Use text.split()",
-            len(text) / len(words): "you count characters. Call `encode` to get the tokens",
-        }
-        for value, reason in mistakes.items():
-            if close(answer, value):
-                raise Wrong(f"You got {answer:.3g} instead of {expected:.3g}: {reason}.")
-        raise Wrong(f"{text!r} has {n_tokens} tokens and {len(words)} words; you got {answer:.3g}.")
-    other = "\nthe\tsea"
-    if not close(ask(other), len(tokenizer.encode(other)) / 2):
-        raise Wrong(
-            f"{other!r} has two words: new lines and tabs separate words too. Use text.split()."
-        )
-    return "Fertility 1 would be one token a word; what a language pays above that is its tax."
+def _first_only(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+    at = [*pairwise(tokens), pair].index(pair)
+    return [*tokens[:at], *["".join(pair)] * (at + 1 < len(tokens)), *tokens[at + 2 :]]
+
+
+check_merge_pair = Exercise(
+    name="merge_pair",
+    task="The tokens with each occurrence of the pair, from left to right, joined into one.",
+    right=lambda tokens, pair: _merged()(tokens, pair),
+    inputs=_merge_inputs,
+    mistakes={
+        "The second half of a merge is there again: skip two tokens.": _merged(step=1),
+        "The last token is lost: the loop ends one too early.": _merged(end=1),
+        "A loop over neighbours loses the last token, and a merge leaves its second half: go by "
+        "place.": lambda t, pair: [a + b if (a, b) == pair else a for a, b in pairwise(t)],
+        "Join each occurrence, not only the first.": _first_only,
+        "Go from left to right: a a a become aa a.": lambda tokens, pair: _merged(
+            join=lambda two: two[1] + two[0]
+        )(tokens[::-1], pair[::-1])[::-1],
+        "A slice of a list never equals a tuple.": _merged(lambda *two: False),
+        "Compare the two tokens, not what they spell: (a, bc) is not (ab, c).": (
+            _merged(lambda two, pair: len(two) == 2 and "".join(two) == "".join(pair)),
+            lambda t, pair: " ".join(t).replace(" ".join(pair), "".join(pair)).split(),
+        ),
+        "(b, a) is not (a, b).": _merged(lambda two, pair: set(two) == set(pair)),
+        "Compare both tokens.": _merged(lambda two, pair: two[0] == pair[0]),
+        "Join the two with nothing between.": (_merged(join=tuple), _merged(join=" ".join)),
+        "Return a list of tokens, not one text.": lambda *call: "".join(_merged()(*call)),
+    },
+    notice="Merging never changes the text: joined, the tokens spell what they did before.",
+)
+
+# --- 3 ---------------------------------------------------------------------------------------
+
+VOCAB = [b"hi", b" t", b"\xc3", b"\xa9", b"\xf0\x9f", b"\x99\x82", b"\xff", b" a "]
+
+
+def _id_lists(seed: int) -> list[tuple]:
+    dice, first = Random(seed), seed % 200
+    calls = [[0, 1], [0, 7, 1], [2, 3], [4, 5, 1], [1, 0, 2, 3], [6, 0], [7, 6, 2]]
+    calls += [dice.choices(range(len(VOCAB)), k=n // 4) for n in range(24)]
+    return [([first + n for n in ids], dict(enumerate(VOCAB, first))) for ids in calls]
+
+
+def _decoded(errors: str = "replace", encoding: str = "utf-8", between: bytes = b"") -> Way:
+    return lambda ids, vocab: between.join(map(vocab.get, ids)).decode(encoding, errors)
+
+
+def _one_by_one(errors: str, between: str = "") -> Way:
+    return lambda ids, vocab: between.join(vocab[n].decode("utf-8", errors) for n in ids)
+
+
+check_decode = Exercise(
+    name="decode",
+    task="The text of ids; bytes that are no UTF-8 become the character U+FFFD.",
+    right=lambda ids, vocab: _decoded()(ids, vocab),
+    inputs=_id_lists,
+    mistakes={
+        "A part of a character is none: join the bytes of all tokens, then decode once.": (
+            *map(_one_by_one, ("replace", "ignore", "strict")),
+        ),
+        "It stops at bytes that are no UTF-8: errors='replace'.": _decoded("strict"),
+        "Each invalid byte becomes U+FFFD: errors='replace'.": (
+            *map(_decoded, ("ignore", "backslashreplace")),
+            lambda *call: _decoded()(*call).replace("\ufffd", "?"),
+            lambda *call: "\ufffd" if "\ufffd" in _decoded()(*call) else _decoded()(*call),
+        ),
+        "Return text: decode the bytes.": lambda ids, vocab: b"".join(map(vocab.get, ids)),
+        "`str` writes b'…': decode the bytes.": (
+            lambda ids, vocab: str(b"".join(map(vocab.get, ids))),
+            lambda ids, vocab: "".join(str(vocab[n]) for n in ids),
+        ),
+        "The encoding is UTF-8.": (_decoded(encoding="latin-1"), _decoded(encoding="ascii")),
+        "Join with nothing between.": (_decoded(between=b" "), _one_by_one("replace", " ")),
+        "Spaces belong to the text.": lambda *call: _decoded()(*call).strip(),
+        "Ids are no bytes: look them up.": lambda ids, vocab: bytes(ids).decode(errors="replace"),
+        "Return one text.": lambda ids, vocab: [vocab[n].decode(errors="replace") for n in ids],
+    },
+    notice="Joining first and decoding once is why any text survives, whatever its alphabet.",
+)
+
+# --- 4 ---------------------------------------------------------------------------------------
+
+
+def _wordpiece_inputs(seed: int) -> list[tuple]:
+    dice, pieces = Random(seed), [a + b for a in ("", "a", "b", "ab") for b in "abC"]
+    vocabs = [
+        dice.sample(pieces, 6) + [f"##{p}" for p in dice.sample(pieces, 6)] for _ in range(80)
+    ]
+    return [("".join(dice.choices("aabbC", k=1 + n // 16)), set(v)) for n, v in enumerate(vocabs)]
+
+
+def _pieces(
+    mark: str = "##",
+    first: str = "",
+    ends: Callable[[range], Any] = reversed,
+    known: Callable[[str, set], bool] = lambda piece, vocab: piece in vocab,
+    unknown: Callable[[list, str], Any] = lambda pieces, rest: ["[UNK]"],
+) -> Way:
+    def wordpiece_tokens(word: str, vocab: set[str]) -> Any:
+        pieces, start = [], 0
+        while start < len(word):
+            tried = [
+                (mark if start else first) + word[start:n] for n in range(start + 1, len(word) + 1)
+            ]
+            found = next((piece for piece in ends(tried) if known(piece, vocab)), None)
+            if not found:
+                return unknown(pieces, word[start:])
+            pieces.append(found)
+            start += len(found.removeprefix(mark))
+        return pieces
+
+    return wordpiece_tokens
+
+
+check_wordpiece = Exercise(
+    name="wordpiece",
+    task="The pieces of a word, the longest that is known each time, later ones with ##.",
+    right=lambda word, vocab: _pieces()(word, vocab),
+    inputs=_wordpiece_inputs,
+    mistakes={
+        "Inside a word only pieces with ## may be used: look for ##b, not b.": _pieces(mark=""),
+        "Keep the ## of later pieces.": lambda *call: [p.strip("#") for p in _pieces()(*call)],
+        "Take the longest piece first, not the shortest.": _pieces(ends=iter),
+        "A word that cannot be spelled to its end is ['[UNK]'] as a whole.": (
+            _pieces(unknown=lambda pieces, rest: [*pieces, "[UNK]"]),
+            _pieces(unknown=lambda pieces, rest: pieces),
+            _pieces(unknown=lambda pieces, rest: [*pieces, rest]),
+            _pieces(unknown=lambda pieces, rest: []),
+        ),
+        "Return a list for [UNK] as well.": _pieces(unknown=lambda pieces, rest: "[UNK]"),
+        "Return a list, not one text.": lambda *call: " ".join(_pieces()(*call)),
+        "The rest of the word as a whole was not tried.": _pieces(ends=lambda t: reversed(t[:-1])),
+        "The first piece has no ##.": _pieces(first="##"),
+        "A piece counts as the vocabulary has it, with ## or without.": (
+            _pieces(known=lambda piece, vocab: {piece, "##" + piece, piece.strip("#")} & vocab),
+            _pieces(known=lambda piece, vocab: piece.strip("#") in vocab),
+        ),
+        "Leave capitals as they are.": lambda word, vocab: _pieces()(word.lower(), vocab),
+    },
+    notice="Greedy means never going back: a long piece can turn a spellable word into [UNK].",
+)
+
+# --- 5 ---------------------------------------------------------------------------------------
+
+
+def _fertility_inputs(seed: int) -> list[tuple]:
+    dice, size = Random(seed), 2 + seed % 2
+    words = [dice.choices(["the", "sea", "isn't", "here", "a", "shell"], k=3 + n) for n in range(4)]
+    texts = [" ".join([*each, each[0]]) for each in words]
+    texts += ["  ".join(words[0]) + " ", "\n".join(words[1]), "the\tsea-shell\n\n– is here!"]
+
+    def encode(text: str) -> list[int]:
+        return [ord(text[n]) for n in range(0, len(text), size)]
+
+    return [(encode, text) for text in texts]
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _per(number: Way = _words, tokens: Way = len) -> Way:
+    return lambda encode, text: tokens(encode(text)) / number(text)
+
+
+check_fertility = Exercise(
+    name="fertility",
+    task="The number of tokens of a text per word; words are what white space separates.",
+    right=lambda encode, text: _per()(encode, text),
+    inputs=_fertility_inputs,
+    mistakes={
+        "This is tokens per character; divide by len(text.split()).": _per(len),
+        "Turn it over: tokens per word.": lambda encode, text: 1 / _per()(encode, text),
+        "Words are not what single spaces separate: text.split() knows all white space.": (
+            _per(lambda text: len(text.split(" "))),
+            _per(lambda text: text.count(" ") + 1),
+        ),
+        "You counted the gaps: use text.split().": _per(lambda text: text.count(" ")),
+        "Do not round.": (lambda *call: _per()(*call) // 1, lambda *call: round(_per()(*call))),
+        "This is the number of tokens; divide by that of the words.": _per(lambda text: 1),
+        "Count each word, repeated ones too.": _per(lambda text: len(set(text.split()))),
+        "Count each token, repeated ones too.": _per(tokens=lambda ids: len(set(ids))),
+        "Encode the whole text at once: a word by itself lacks the space before it and has other "
+        "tokens.": lambda encode, text: sum(len(encode(w)) for w in text.split()) / _words(text),
+        "You added up the ids; count them.": _per(tokens=sum),
+        "You counted characters, not tokens.": lambda encode, text: len(text) / _words(text),
+        "`isn't` is one word.": _per(lambda text: len(re.findall(r"\w+", text) or "-")),
+    },
+    notice="Fertility 1 would be one token a word; what a language pays above that is its tax.",
+)

@@ -144,6 +144,11 @@ _calls: list = []
         (lambda x, b: 2 * x[2] + b, "IndexError"),
         (lambda x, b: print(2 * x + b), "None"),
         (lambda x, b: [["a"]], "expected numbers"),
+        (lambda x, b: x.long() @ torch.ones(x.shape[-1], 2), ".float()"),
+        (lambda x, b: x @ torch.ones(x.shape[-1] + 1, 2), "as many columns"),
+        (lambda x, b: x + torch.ones(x.shape[-1] + 2), "equal or 1"),
+        (lambda x, b: F.one_hot(x.long() - 9), "below 0"),
+        (lambda x, b: x[x], "whole numbers: .long()"),
     ],
 )
 def test_what_is_said_of_an_answer_that_no_mistake_explains(answer, words):
@@ -151,6 +156,25 @@ def test_what_is_said_of_an_answer_that_no_mistake_explains(answer, words):
     assert verdict.passed is False
     assert words in verdict.message, verdict
     assert "\n" not in verdict.message
+
+
+@pytest.mark.parametrize("stops_at", [1, 2])
+def test_an_error_is_a_mistake_only_where_all_else_is_right(stops_at):
+    def stop(x):
+        raise ValueError("too short")
+
+    exercise = Exercise(
+        name="twice",
+        task="Twice the list.",
+        right=lambda x: x + x,
+        inputs=lambda seed: [([seed],), ([seed, 1],), ([seed, 1, 2],)],
+        mistakes={"Shorter lists count.": lambda x: stop(x) if len(x) <= stops_at else x + x},
+        notice="That was it.",
+    )
+    assert "Shorter lists" in exercise.check(exercise.ways()[0][1]).message
+    assert "ValueError: too short" in exercise.check(stop).message
+    turned = exercise.check(lambda x: (x + x)[::-1])
+    assert "[0, 1, 0, 1], found [1, 0, 1, 0], the same in another order" in turned.message
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.Tensor.tolist, torch.Tensor.double])
