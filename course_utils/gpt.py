@@ -12,7 +12,7 @@ foundation language models".
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -530,7 +530,8 @@ class GPT(nn.Module):
             rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
 
         x = self.dropout(x)
-        for block, its_cache in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
+        caches: Sequence[KVCache | None] = cache or [None] * c.n_layer
+        for block, its_cache in zip(self.blocks, caches, strict=True):
             x = block(x, mask, rotary, its_cache)  # (B, T, C)
         return self.norm(x)
 
@@ -540,8 +541,9 @@ class GPT(nn.Module):
 
     def use_fused_attention(self, fused: bool) -> None:
         """Choose between torch's fused attention kernel and the definition, step by step."""
-        for block in self.blocks:
-            block.attention.fused = fused
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.fused = fused
 
     def num_parameters(self) -> int:
         """Return the number of trainable numbers; a tied matrix counts once."""

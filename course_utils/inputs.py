@@ -133,6 +133,6 @@ def plain(name: str, value: Any, kind: Any) -> Any:
     number, word, least = (Integral, "whole number", 1) if kind is int else (Real, "number", 0)
     if isinstance(value, bool) or not isinstance(value, number):
         raise ValueError(f"{name}={value!r} must be a {word}.")
-    if not least <= value < math.inf:
+    if not least <= float(value) < math.inf:
         raise ValueError(f"{name}={value} must be at least {least}.")
     return kind(value)

@@ -49,7 +49,8 @@ def rotary_table(
     Built by hand in chapter 4, "Rotary positions (RoPE)". Source: Su et al., 2021, "RoFormer:
     Enhanced transformer with rotary position embedding".
     """
-    kind, size = scaling["rope_type"] if scaling else None, 1.0
+    scaling, size = scaling or {}, 1.0
+    kind = scaling.get("rope_type")
     if kind == "dynamic":  # beyond the original length, the base grows with the longest text
         stretch = (positions.max() + 1) / scaling["original_max_position_embeddings"]
         growth = 1 + scaling["factor"] * (stretch.clamp(min=1) - 1)

@@ -157,7 +157,7 @@ def to_transformers(model: GPT) -> PreTrainedModel:
         if rope["rope_type"] in STRETCHED:
             settings["max_position_embeddings"] = rope.pop("original_max_position_embeddings")
         settings["rope_parameters"] = rope
-        settings["intermediate_size"] = model.blocks[0].mlp.proj.in_features
+        settings["intermediate_size"] = model.state_dict()["blocks.0.mlp.proj.weight"].shape[1]
     theirs = family.model(family.model.config_class(**settings))
     theirs.load_state_dict(_their_weights(model), assign=True)
     theirs.tie_weights()

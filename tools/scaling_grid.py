@@ -27,7 +27,7 @@ SEEDS = (0, 1)
 
 
 @functools.cache
-def corpus() -> tuple[int, corpora.Ids, corpora.Ids]:
+def corpus() -> tuple[int, torch.Tensor, torch.Tensor]:
     """Return the size of the vocabulary and the two splits."""
     text = corpora.load_text("shakespeare")
     tokenizer = corpora.CharTokenizer.from_text(text)
