@@ -17,7 +17,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,13 +43,14 @@ def tables(quick: bool) -> Iterator[tuple[str, list[dict]]]:
         splits = (splits[0], splits[1][:2000])
     seeds = range(1 if quick else 3)
     ways: dict[str, Callable[[int], Run]] = {
-        "peer: minimal GPT, published CPU setting": lambda seed: peer(
-            seed, 20 if quick else PEER_STEPS, V, splits
+        "peer: minimal GPT, published CPU setting": partial(
+            peer, steps=20 if quick else PEER_STEPS, V=V, splits=splits
         )
     }
     for kind, budget in (("classic", 60), ("fast", 60), ("fast", 180)):
-        ways[f"{kind}, {budget} s"] = lambda seed, kind=kind, budget=budget: timed(
-            *recipe(kind, V, steps=1000), seed, 0 if quick else budget, splits
+        parts = recipe(kind, V, steps=1000)
+        ways[f"{kind}, {budget} s"] = partial(
+            timed, parts=parts, budget=0 if quick else budget, splits=splits
         )
     title = (
         f"Mini-LLM on {name}: nats a character on the second half of the validation split, "
@@ -55,7 +58,7 @@ def tables(quick: bool) -> Iterator[tuple[str, list[dict]]]:
     )
     yield title, in_turns(ways, seeds)
     ways = {
-        label: lambda seed, parts=parts: timed(*parts, seed, 0 if quick else 20, splits)
+        label: partial(timed, parts=parts, budget=0 if quick else 20, splits=splits)
         for label, parts in ingredients(V).items()
     }
     title = "What each ingredient buys in 20 s, one added after the other, same corpus."
@@ -122,13 +125,14 @@ def ingredients(V: int) -> dict[str, tuple[GPTConfig, TrainConfig]]:
 
 
 def timed(
-    gpt: GPTConfig, config: TrainConfig, seed: int, budget: float, splits: tuple[Tensor, Tensor]
+    seed: int, parts: tuple[GPTConfig, TrainConfig], budget: float, splits: tuple[Tensor, Tensor]
 ) -> Run:
     """Train for about ``budget`` seconds."""
+    gpt, config = parts
     steps = steps_in(budget, gpt, config, seed, splits)
     model, seconds = fit(gpt, scheduled(config, steps, seed, eval_every=steps), splits)
-    losses = [mean_loss(lambda x: model(x)[0], splits[1], T) for T in (gpt.block_size, 64)]
-    return seconds, *losses, model.num_parameters()
+    own, short = (mean_loss(lambda x: model(x)[0], splits[1], T) for T in (gpt.block_size, 64))
+    return seconds, own, short, model.num_parameters()
 
 
 def on_gpu(V: int, splits: tuple[Tensor, Tensor], quick: bool) -> tuple[str, list[dict]]:
@@ -193,7 +197,8 @@ def steps_in(
 
 def scheduled(config: TrainConfig, steps: int, seed: int, eval_every: int) -> TrainConfig:
     """Return ``config`` for that many steps, with next to no evaluation of its own."""
-    warmup = min(config.warmup_steps, steps // 10)
+    tenth = steps // 10
+    warmup = tenth if config.warmup_steps is None else min(config.warmup_steps, tenth)
     return replace(
         config, steps=steps, warmup_steps=warmup, seed=seed, eval_every=eval_every, eval_windows=1
     )
@@ -220,7 +225,7 @@ def peer(seed: int, steps: int, V: int, splits: tuple[Tensor, Tensor]) -> Run:
     start = time.perf_counter()
     torch.manual_seed(seed)
     sizes = {"vocab_size": V, "n_positions": 64, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    off: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     off |= dict.fromkeys(("bos_token_id", "eos_token_id"))
     config = GPT2Config(**sizes, **off, activation_function="gelu", use_cache=False)
     model = GPT2LMHeadModel(config).to(device := pick_device())
@@ -246,8 +251,8 @@ def peer(seed: int, steps: int, V: int, splits: tuple[Tensor, Tensor]) -> Run:
         optimizer.step()
     seconds = time.perf_counter() - start
     model.eval()
-    loss = mean_loss(lambda x: model(x).logits, splits[1], 64)
-    return seconds, loss, loss, model.num_parameters()
+    final = mean_loss(lambda x: model(x).logits, splits[1], 64)
+    return seconds, final, final, model.num_parameters()
 
 
 def cosine(done: float) -> float:

@@ -113,7 +113,7 @@ def _settings(advice: list[str]) -> Rows:
         yield "PYTHONPATH", f"{folder} stands in for {', '.join(shadows[:5])}"
 
 
-def _shadows() -> Rows:
+def _shadows() -> Iterator[tuple[str, list[str]]]:
     """Yield each folder of PYTHONPATH with the modules in it that hide one of the installation."""
     import sysconfig
 
@@ -286,7 +286,8 @@ def _files(advice: list[str]) -> Rows:
 
 def _modes(root: Path) -> tuple[list[Path], list[Path]]:
     """Return what lies below ``root`` and is closed to us, and what of ours only to others."""
-    closed, narrow = [], []
+    closed: list[Path] = []
+    narrow: list[Path] = []
     if not os.path.isdir(root):
         return closed, narrow
     lets_in = stat.S_IMODE(root.stat().st_mode) & 0o044

@@ -135,7 +135,12 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, greeting: str):
         self.thread, self.greeting = app.state.thread, greeting
         self.noted: set[str] = set()
-        how = {"http": TimedHTTP, "ws": "none", "loop": "asyncio", "log_config": None}
+        how: dict[str, Any] = {
+            "http": TimedHTTP,
+            "ws": "none",
+            "loop": "asyncio",
+            "log_config": None,
+        }
         # At lower levels uvicorn only logs clients' mistakes, without saying whose or which.
         super().__init__(uvicorn.Config(app, **how, access_log=False, log_level="error"))
 

@@ -227,7 +227,7 @@ class Service:
             wrong = f"it is {wanted.max_new_tokens}"
             raise _bad("max_new_tokens", wrong, f"at most {self.limits.new_tokens}")
         seed = secrets.randbelow(2**31) if wanted.seed is None else wanted.seed
-        how = {"greedy": True}
+        how: dict[str, Any] = {"greedy": True}
         if wanted.temperature >= 0.01:  # below, logits would overflow; it is greedy in effect
             generator = torch.Generator().manual_seed(seed)
             how = {"temperature": wanted.temperature, "top_p": wanted.top_p, "generator": generator}

@@ -33,7 +33,9 @@ def run(main: Callable[[], int | None]) -> int:
         sys.stdout.flush()
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
+def _plain(error: Exception) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     text = error.object[error.start : error.end]
     return "".join(PLAIN.get(letter, "?") for letter in text), error.end
 

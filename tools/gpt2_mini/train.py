@@ -156,8 +156,8 @@ def train(
     step, log = _resume(folder, model, optimizers, generator, steps - decay)
     # Most of GPT-2's tokens are in no lesson. Until the way down they are left out of the softmax,
     # which is most of the work; then all are in it, and those learn that they do not come.
-    seen = [lessons[key].ravel() for lessons in corpora.values() for key in ("ids", "expected")]
-    seen = torch.from_numpy(np.unique(np.concatenate(seen)).astype(np.int64))
+    parts = [lessons[key].ravel() for lessons in corpora.values() for key in ("ids", "expected")]
+    seen = torch.from_numpy(np.unique(np.concatenate(parts)).astype(np.int64))
     place = torch.zeros(CONFIG.vocab_size, dtype=torch.long)
     place[seen] = torch.arange(len(seen))
     dtype, started = fast_dtype(torch.device("cpu")), time.perf_counter()
