@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import io
 import math
 import os
@@ -171,6 +172,17 @@ def test_a_step_is_that_of_the_mean_gradient_clipped(k, batch_size, seed, clip_n
         [(a - b).flatten() for a, b in zip(weights(model), weights(start), strict=True)]
     )
     assert apart.abs().mean() <= (0 if k == 1 else 1e-5)
+
+
+def test_the_loop_goes_through_a_step_in_the_order_of_chapter_8():
+    """Learning rate, batch, loss, backward, clip, step, evaluation; on one screen."""
+    lines = inspect.getsource(train).split('"""')[-1].strip().splitlines()
+    assert len(lines) <= 50
+    [start] = [number for number, line in enumerate(lines) if "for step in steps" in line]
+    calls = "set_learning_rate get_batch loss_of .backward clip_grad_norm_ .step estimate_losses"
+    loop = "\n".join(lines[start:])
+    places = [loop.index(f"{name}(") for name in calls.split()]
+    assert places == sorted(places)
 
 
 def test_training_does_not_load_matplotlib():
