@@ -46,9 +46,7 @@ _SHARES = {
     "A table of whole numbers cuts the shares off to 0: use floats.": lambda c: _rows(c).floor(),
     "Divided by the sum of another row: write sum(1, keepdims=True).": lambda c: c / c.sum(1),
     "A row without a count is 0 / 0, not a number: give it 1 / V.": lambda c: c / c.sum(1, True),
-    "A row without a count is all 0: give it 1 / V everywhere.": lambda c: (
-        c / c.sum(1, True).clamp(1)
-    ),
+    "A row without a count is all 0: give it 1 / V instead.": lambda c: c / c.sum(1, True).clamp(1),
     "You divided by how often a occurs, but the last token has no follower: divide by the row's "
     "sum.": lambda c: _rows(c, torch.maximum(c.sum(0), c.sum(1))[:, None]),
 }
@@ -61,9 +59,8 @@ check_bigram_probabilities = Exercise(
     shape="(V, V)",
     mistakes=changed(_table, _SHARES)
     | {
-        "The last token was paired with the first: pair ids[:-1] with ids[1:].": _table(
-            pairs=lambda ids: pairwise([*ids, ids[0]])
-        ),
+        "The last token was paired with the first, which does not follow it: pair ids[:-1] with "
+        "ids[1:].": _table(pairs=lambda ids: pairwise([*ids, ids[0]])),
     },
     notice="Every row sums to 1 and no column has to: P(u | q) says nothing about P(q | u).",
 )
@@ -123,9 +120,8 @@ check_sample = Exercise(
             first,
             *rng.choice(len(p), n, p=p[first]).tolist(),
         ],
-        "You drew from a column, what stands before a; what follows is row a.": lambda p, *rest: (
-            _walk()(p.T / p.sum(0)[:, None], *rest)
-        ),
+        "You drew from a column, what stands before a; what follows it is row a, "
+        "bigram[a].": lambda p, *rest: _walk()(p.T / p.sum(0)[:, None], *rest),
         "One token too many: first and the n that are drawn make n + 1.": _walk(more=1),
         "One token too few: first and the n that are drawn make n + 1.": _walk(more=-1),
         "The first token is missing: the list begins with it.": lambda *call: _walk()(*call)[1:],
@@ -229,21 +225,16 @@ check_translate = Exercise(
         ),
         "The last codon is lost: the loop ends one codon too early.": _protein(short=3),
         "One or two bases left over at the end are no codon: leave them out.": _protein(short=0),
-        "The stop is no amino acid: leave its * out.": _protein(
-            lambda s: s[: s.find("*") + 1] or s
-        ),
+        "The stop is no amino acid: leave * out.": _protein(lambda s: s[: s.find("*") + 1] or s),
         "The first stop ends the protein, and its * is not written.": _protein(str),
         "The protein goes on behind the stop.": _protein(lambda s: s.replace("*", "")),
         "There are three stop codons: compare the letter with *, not the codon with one.": (
             *map(_one_stop, ("TAA", "TAG", "TGA")),
         ),
         "What stands across two codons is no stop.": _protein(gene=lambda g: g.split("TAA")[0]),
-        "You looked for ATG; here reading starts at the first base.": _protein(
-            gene=lambda g: g[max(g.find("ATG"), 0) :]
-        ),
-        "You returned a list; join its letters into a string.": lambda *call: list(
-            _protein()(*call)
-        ),
+        "You looked for ATG, where a cell begins. Here reading starts at the first base, whatever "
+        "it is.": _protein(gene=lambda g: g[max(g.find("ATG"), 0) :]),
+        "You returned a list; make a string of its letters.": lambda *call: list(_protein()(*call)),
     },
     notice="64 codons for 20 amino acids and a stop: some mutations change nothing.",
 )

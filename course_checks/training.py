@@ -52,9 +52,8 @@ check_make_batch = Exercise(
         "Both begin one place late: x is ids[start : start + block_size].": _batch(1, 2),
         "`roll` brings the window's first token round to the end of y. Take the last one from the "
         "corpus, ids[start + block_size].": _batch(change=lambda x, y: (x, x.roll(-1, 1))),
-        "y has one token for each window; there is one after every position, (B, T).": _batch(
-            change=lambda x, y: (x, y[:, -1])
-        ),
+        "y has one token for each window; there is one after every position, so it is (B, "
+        "T).": _batch(change=lambda x, y: (x, y[:, -1])),
         "y holds the block after x. Position t of y is what follows position t of x: shift by "
         "one.": lambda i, s, T: _batch(0, T)(i, s, T),
         "x and y are one token short: cut windows of block_size + 1, then drop an end of "
@@ -80,9 +79,8 @@ LOG_P: dict[str, Way | tuple[Way, ...]] = {
     ),
     "The softmax runs over the positions; the probabilities of one position are "
     "dim=-1.": lambda z: z.log_softmax(-2),
-    "These are bits; the loss is asked for in nats, with the natural logarithm.": lambda z: (
-        z.log_softmax(-1) / math.log(2)
-    ),
+    "These are bits; the loss is asked for in nats, that is with the natural "
+    "logarithm.": lambda z: z.log_softmax(-1) / math.log(2),
     "Right for ordinary logits; with one of 1000 exp overflows, and a probability rounds to 0. Use "
     "log_softmax, or subtract the largest logit before the exponential.": (
         lambda z: z.softmax(-1).log(),
@@ -116,13 +114,10 @@ check_cross_entropy = Exercise(
     inputs=_loss_inputs,
     mistakes=changed(_loss, LOG_P)
     | {
-        "The sign is missing: log p is negative, and the loss is -log p.": _loss(
-            mean=lambda p: -p.mean()
-        ),
+        "The sign is missing: log p is negative, the loss -log p.": _loss(mean=lambda p: -p.mean()),
         "This is the sum over the positions; the loss is their mean.": _loss(mean=torch.sum),
-        "This is the mean over the whole vocabulary. Only the token that came counts.": _loss(
-            pick=lambda p, targets: p
-        ),
+        "This is the mean over the whole vocabulary. At each position only the token that came "
+        "counts.": _loss(pick=lambda p, targets: p),
         "`log_p[:, targets]` takes every target at every position. Take each position's own: "
         "log_p[torch.arange(N), targets].": _loss(pick=lambda p, targets: p[:, targets]),
         "The mean came before the logarithm. Take the logarithm at each position, then the "
@@ -146,10 +141,11 @@ check_perplexity = Exercise(
         "The sign is missing: the mean log-probability is negative, take exp of minus "
         "it.": lambda p: p.log().mean().exp(),
         "This is the cross-entropy; perplexity is its exponential.": lambda p: -p.log().mean(),
-        "You took 2 to the power of nats: exp goes with log, 2 with log2.": lambda p: (
-            2 ** -p.log().mean()
-        ),
-        "You took exp of bits: exp goes with log, 2 with log2.": lambda p: (-p.log2().mean()).exp(),
+        "You took 2 to the power of nats: exp goes with log, and 2 to the power with "
+        "log2.": lambda p: 2 ** -p.log().mean(),
+        "You took exp of bits; it goes with log, not with log2.": lambda p: (
+            -p.log2().mean()
+        ).exp(),
         "This is the mean of 1/p. Take the mean of the logarithms, then exp of minus "
         "it.": lambda p: (1 / p).mean(),
         "This is 1 over the mean probability. Take the mean of the logarithms, not of the "
@@ -158,7 +154,7 @@ check_perplexity = Exercise(
         "the sum.": lambda p: 1 / p.prod(),
         "Right for a few tokens; the product of 1,000 probabilities rounds to 0. Add their "
         "logarithms.": lambda p: p.prod() ** (-1 / len(p)),
-        "The logarithm is missing: this is exp of minus the mean probability.": lambda p: (
+        "The logarithm is missing: this is exp of minus the mean of the probabilities.": lambda p: (
             -p.mean()
         ).exp(),
         "You weighed each logarithm with its p, as an entropy does; take the plain "
@@ -203,12 +199,10 @@ check_count_parameters = Exercise(
             "The position embedding is missing, block_size · C.": lambda L, C, T, V: T * C,
             "The embedding or the head is missing, V · C each.": lambda L, C, T, V: V * C,
             "The head has no bias: V too many.": lambda L, C, T, V: -V,
-            "Only one block was counted; there are n_layer.": lambda L, C, T, V: (
-                (L - 1) * (12 * C * C + 13 * C)
-            ),
-            "Attention has four matrices: query, key, value and output.": lambda L, C, T, V: (
-                L * (C * C + C)
-            ),
+            "Only one block was counted; there are n_layer of them, all "
+            "alike.": lambda L, C, T, V: (L - 1) * (12 * C * C + 13 * C),
+            "Attention has four matrices of C · C: query, key, value and "
+            "output.": lambda L, C, T, V: L * (C * C + C),
             "The way back from 4C to C is missing.": lambda L, C, T, V: L * (4 * C * C + C),
         },
     ),
@@ -253,12 +247,10 @@ check_learning_rate = Exercise(
         ),
         "The cosine counts from step 0, so the rate jumps where the warm-up ends. Count from "
         "there: (step - warmup_steps) / (steps - warmup_steps).": _rate(way=lambda s, n, w: s / n),
-        "The rate does not reach 0 at the end: the way down is steps - warmup_steps long.": _rate(
-            way=lambda s, n, w: (s - w) / n
-        ),
-        "`peak` is missing in the decay.": lambda s, n, w, p: (
-            _rate()(s, n, w, p) / (1 if s < w else p)
-        ),
+        "The rate does not reach 0 at the end: the way down is only steps - warmup_steps "
+        "long.": _rate(way=lambda s, n, w: (s - w) / n),
+        "`peak` is missing after the warm-up: the decay begins at the peak, not at "
+        "1.": lambda s, n, w, p: _rate()(s, n, w, p) / (1 if s < w else p),
         "`peak` is missing in the warm-up.": lambda s, n, w, p: _rate()(s, n, w, 1 if s < w else p),
     }
     | changed(
@@ -270,9 +262,7 @@ check_learning_rate = Exercise(
             "The half is missing: 1 + cos runs from 2 to 0.": lambda x: 2 * _half(math.pi * x),
             "π is missing: cos(π · progress).": lambda x: _half(x),
             "math.cos takes radians: half a wave is π, not 180.": lambda x: _half(180 * x),
-            "This is a whole wave, 2π; half of one leads down to 0.": lambda x: _half(
-                2 * math.pi * x
-            ),
+            "This is a whole wave, 2π; half of it is asked for.": lambda x: _half(2 * math.pi * x),
             "After the warm-up the rate stays at the peak.": lambda x: 1.0,
         },
     ),
