@@ -269,6 +269,10 @@ def _sweep(seed: int) -> list[tuple]:
     return [(steps[: len(a)], [x + up for x in a], target + up) for a, target in asked]
 
 
+def _never(value: Any) -> Way:
+    return lambda s, a, t: _reach()(s, a, t) if min(a) <= t else s[-1] if value == "last" else value
+
+
 _WAYS = {
     "The line crosses the target before this evaluation: interpolate.": lambda a, b, x, y, t: b,
     "The line crosses the target after this evaluation: interpolate.": lambda a, b, x, y, t: a,
@@ -288,8 +292,7 @@ check_steps_to_reach = Exercise(
     mistakes=changed(_reach, _WAYS)
     | {
         "A curve that never gets there takes math.inf steps.": tuple(
-            lambda s, a, t, never=never: never if min(a) > t else _reach()(s, a, t)
-            for never in (None, -1, 0)
+            map(_never, (None, -1, "last"))
         ),
         "This is where the curve crosses last; return the first time.": _reach(pick=-1),
         "The first loss may be at the target already: then return steps[0].": (

@@ -2,10 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ def _softmax_inputs(seed: int) -> list[tuple]:
     return [(logits,) for logits in (*calls, torch.tensor([0.0, 0.0, 1000.0]) + row[0])]
 
 
-def _less(subtracted: Callable[[Tensor], Tensor]) -> Way:
+def _less(subtracted: Way) -> Way:
     return lambda x: _shares((x - subtracted(x)).exp())
 
 
@@ -49,23 +48,17 @@ check_softmax = Exercise(
     mistakes={
         "You divided the logits themselves by their sum. Take their exponentials before you "
         "divide.": lambda x: x / x.sum(-1, keepdim=True),
-        "These are exponentials; divide them by their sum.": (
-            lambda x: x.exp(),
-            lambda x: (x - x.amax(-1, keepdim=True)).exp(),
-        ),
+        "These are the exponentials; they become shares when each is divided by the sum of its "
+        "row.": (lambda x: x.exp(), lambda x: (x - x.amax(-1, keepdim=True)).exp()),
         "This is the softmax of -logits: the largest logit should get the largest "
         "share.": lambda x: (-x).softmax(-1),
-        "You used powers of 2; it is powers of e.": lambda x: (x * math.log(2)).softmax(-1),
         "Your sum runs over the whole tensor; each row sums to 1 by itself: sum(dim=-1, "
         "keepdim=True).": (
             lambda x: x.flatten().softmax(-1).view_as(x),
             lambda x: x.exp() / x.exp().sum(),
         ),
-        "The softmax runs over another dimension; it belongs over the last, dim=-1.": (
-            lambda x: x.softmax(0),
-            lambda x: x.softmax(min(1, x.dim() - 1)),
-            lambda x: x.softmax(1),
-        ),
+        "The softmax runs over another dimension, the first or the second; it belongs over the "
+        "last, dim=-1.": (lambda x: x.softmax(0), lambda x: x.softmax(1)),
         "Each sum must stand beside its row: sum(dim=-1, keepdim=True). Without keepdim row i is "
         "divided by the sum of another.": (
             lambda x: x.exp() / x.exp().sum(-1),
@@ -78,12 +71,7 @@ check_softmax = Exercise(
         "You subtracted the largest logit of the whole tensor; in a row far below it all "
         "exponentials are 0. Subtract each row's own: max(dim=-1, keepdim=True).": _less(torch.max),
         "You cut large logits off, which changes their differences. Subtract the largest logit of "
-        "each row "
-        "instead.": (_less(lambda x: x - x.clamp(-80, 80)), _less(lambda x: x - x.clamp(max=80))),
-        "Each logit went through a sigmoid by itself; the shares of a row have one sum in "
-        "common.": torch.sigmoid,
-        "You took the softmax twice: the second one flattens the shares of the first "
-        "one.": lambda x: x.softmax(-1).softmax(-1),
+        "each row instead.": _less(lambda x: x - x.clamp(max=80)),
     },
     notice="Adding one number to all logits changes nothing: only their differences matter.",
 )
@@ -133,11 +121,8 @@ check_multi_head_attention = Exercise(
     mistakes=changed(lambda scale: _mha(scale=scale), SCALES)
     | changed(_mha, HIDDEN)
     | {
-        "The softmax runs over the heads or the batch; it belongs over the keys, dim=-1.": (
-            _mha(partial(causal, axis=1)),
-            _mha(partial(causal, axis=0)),
-        ),
-        "The softmax is missing: the scores themselves were used.": _mha(lambda s: s.tril()),
+        "The softmax runs over the heads or over the batch; it belongs over the keys of each "
+        "query, dim=-1.": (_mha(partial(causal, axis=1)), _mha(partial(causal, axis=0))),
         "Query and key are exchanged: the scores are query @ keyᵀ.": _mha(take="kqvo"),
         "W_o is missing: the joined heads go through one more matrix.": _mha(take="qkv1"),
         "Query, key and value are made with W_q, W_k and W_v, each of them with a matrix of its "
@@ -145,20 +130,15 @@ check_multi_head_attention = Exercise(
         "The matrices are transposed: here a projection is x @ W, not x @ "
         "W.T.": lambda x, q, k, v, o, n: _mha()(x, q.T, k.T, v.T, o.T, n),
         "n_head has no effect: all channels are one head.": lambda *call: _mha()(*call[:5], 1),
-        "x was reshaped straight to (B, H, T, d_k), which mixes positions and heads. Make it (B, "
-        "T, H, d_k), then transpose.": (_mha(split=_cut), _mha(split=_cut, join=_reshaped)),
+        "x was reshaped straight to (B, H, T, d_k), which mixes positions and heads: first (B, T, "
+        "H, d_k), then transpose.": (_mha(split=_cut), _mha(split=_cut, join=_reshaped)),
         "The heads were put together without the transpose back: (B, H, T, d_k) must become (B, T, "
         "H, d_k) before it is flattened.": _mha(join=_reshaped),
-        "There is no transpose after the split: (B, T, H, d_k) attends between the heads of one "
-        "token, not between tokens.": _mha(
-            lambda s: s.softmax(-1),
+        "Without a transpose after the split, (B, T, H, d_k) attends between a token's "
+        "heads.": _mha(
+            torch.nn.Softmax(-1),
             split=lambda x, n: x.unflatten(-1, (n, -1)),
-            join=lambda heads: heads.flatten(2),
-        ),
-        "The heads take every n_head-th channel; they take neighbours: (H, d_k), not (d_k, "
-        "H).": _mha(
-            split=lambda x, n: x.unflatten(-1, (-1, n)).permute(0, 3, 1, 2),
-            join=lambda heads: heads.permute(0, 2, 3, 1).flatten(2),
+            join=lambda h: h.flatten(2),
         ),
     },
     notice="Every position, head and sequence at once: not one loop is needed.",
@@ -169,17 +149,18 @@ check_multi_head_attention = Exercise(
 
 def _loss_inputs(seed: int) -> list[tuple]:
     def call(B: int, T: int, V: int, pad: int, *padded: int) -> tuple:
-        ids = torch.from_numpy(np.random.default_rng(seed).integers(0, V, (B, T)))
+        ids = draw(B, T, V, seed=seed).argmax(-1)
         ids[ids == pad] = (pad + 1) % V
         ids[0, 1] = 0 if pad else 1  # a token 0 that is no padding
         for row, n in enumerate(padded):
             ids[row, T - n :] = pad
-        return 2 * draw(B, T, V, seed=seed), ids, pad
+        return 2 * draw(B, T, V, seed=seed + 1), ids, pad
 
-    calls = [call(1, 2, 3, 2), call(2, 6, 7, 0), call(3, 4, 5, 4), call(2, 5, 5, 2)]
-    calls += [call(2, 6, 7, 0, 3), call(3, 8, 5, 4, 5, 2), call(2, 6, 9, 8, 0, 4)]
+    sizes = (1, 2, 3, 2), (2, 6, 7, 0), (3, 4, 5, 4), (2, 5, 5, 2)
+    sizes += (2, 6, 7, 0, 3), (3, 8, 5, 4, 5, 2), (2, 6, 9, 8, 0, 4)
     sure = torch.tensor([[[1000.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
-    return [*calls, (sure, torch.tensor([[1, 1]]), 2), (-sure, torch.tensor([[0, 0]]), 2)]
+    ends = (sure, torch.tensor([[1, 1]]), 2), (-sure, torch.tensor([[0, 0]]), 2)
+    return [*(call(*each) for each in sizes), *ends]
 
 
 def _loss(
@@ -206,11 +187,8 @@ def _all_pairs(logits: Tensor, ids: Tensor, pad: int) -> Tensor:
 
 _TOTALS = {
     "This is the sum; the loss is the mean.": lambda x, real: x[real].sum(),
-    "You divided by all positions; only those whose target is not padding count.": lambda x, real: (
-        x[real].sum() / (x.numel() + len(x))
-    ),
-    "You divided by the number of sequences; the mean is taken over the real "
-    "targets.": lambda x, real: x[real].sum() / len(x),
+    "You divided by the number of all positions; only those whose target is not padding "
+    "count.": lambda x, real: x[real].sum() / (x.numel() + len(x)),
     "The sign is missing.": lambda x, real: -x[real].mean(),
     "This is the perplexity, exp(loss), not the loss.": lambda x, real: x[real].mean().exp(),
     "The padding counts as tokens to predict. Leave out the targets that are "
@@ -219,7 +197,6 @@ _TOTALS = {
     "targets.": lambda x, real: (x * real).mean(),
     "This is the mean of the rows' means, in which a token of a short row counts for more. Take "
     "one mean over all real targets.": lambda x, real: ((x * real).sum(-1) / real.sum(-1)).mean(),
-    "You kept the padding and left out the tokens.": lambda x, real: x[~real].mean(),
 }
 
 check_lm_loss = Exercise(
@@ -230,31 +207,26 @@ check_lm_loss = Exercise(
     mistakes=changed(_loss, LOG_P)
     | changed(lambda mean: _loss(mean=mean), _TOTALS)
     | {
-        "Nothing is shifted: the logits at position t are compared with the token at t, which the "
-        "model has read. They predict the token at t + "
+        "Nothing is shifted: the logits at t are compared with the token at t, which the model has "
+        "read. They predict that at t + "
         "1.": (_unshifted, lambda a, i, p: F.cross_entropy(a.flatten(0, 1), i.flatten())),
         "The shift goes the wrong way: the logits at t predict the token at t + "
         "1.": lambda a, i, p: _unshifted(a[:, 1:], i[:, :-1], p),
         "`roll` brings the first token round to the end. Drop the last position: nothing is known "
         "about what follows it.": lambda a, i, p: _unshifted(a, i.roll(-1, 1), p),
-        "The softmax runs over the batch; the probabilities of one position lie along "
-        "dim=-1.": _loss(lambda z: z.log_softmax(0)),
         "This is the mean over the vocabulary; only the token that came counts "
         "there.": lambda a, i, p: -a[:, :-1].log_softmax(-1)[i[:, 1:] != p].mean(),
         "`log_p[:, targets]` takes every target at every position. Take each position's own: "
         "`gather`, or `log_p[arange, targets]`.": _all_pairs,
         "You left out positions whose input is padding. What counts is whether the target "
         "is.": _loss(real=lambda inputs, targets, pad: inputs != pad),
-        "Padding is not always 0: compare the targets with pad_id, which is an argument.": _loss(
-            real=lambda inputs, targets, pad: targets != 0
-        ),
+        "The padding is not always 0: compare the targets with pad_id, which is an "
+        "argument.": _loss(real=lambda inputs, targets, pad: targets != 0),
     },
     without={
-        "cross_entropy": lambda z, ids, pad: F.cross_entropy(
-            z[:, :-1].mT, ids[:, 1:], ignore_index=pad
-        ),
-        "CrossEntropyLoss": lambda z, ids, pad: torch.nn.CrossEntropyLoss(ignore_index=pad)(
-            z[:, :-1].mT, ids[:, 1:]
+        "cross_entropy": lambda z, i, p: F.cross_entropy(z[:, :-1].mT, i[:, 1:], ignore_index=p),
+        "CrossEntropyLoss": lambda z, i, p: torch.nn.CrossEntropyLoss(ignore_index=p)(
+            z[:, :-1].mT, i[:, 1:]
         ),
     },
     notice="It is what torch computes with ignore_index, and what every decoder is trained on.",
@@ -266,8 +238,8 @@ check_lm_loss = Exercise(
 def _sampler(
     cut: Way = top_k,
     nucleus: Way = nucleus,
-    softmax: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(-1),
-    unit: Callable[[Tensor], Tensor] = _shares,
+    softmax: Way = lambda logits: logits.softmax(-1),
+    unit: Way = _shares,
 ) -> Way:
     return lambda z, t, k, p: unit(nucleus(softmax(cut(z / t, k)), p))
 
@@ -289,10 +261,6 @@ def _nucleus_first(logits: Tensor, temperature: float, k: int, top_p: float) -> 
     return _shares(top_k(_shares(nucleus((logits / temperature).softmax(-1), top_p)), k, 0.0))
 
 
-def _unit_too_late(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
-    return _shares(nucleus((logits / temperature).softmax(-1) * top_k(logits, k).isfinite(), top_p))
-
-
 check_sampling_probabilities = Exercise(
     name="sampling_probabilities",
     task="Temperature, top_k, softmax, top_p, and each row sums to 1 again, (B, V).",
@@ -304,22 +272,16 @@ check_sampling_probabilities = Exercise(
     | {
         "You multiplied the logits by the temperature; divide them by it, before all "
         "else.": lambda z, t, k, p: _sampler()(z, 1 / t, k, p),
-        "The temperature changed nothing. If you divided the probabilities by it and made them sum "
-        "to 1 again, it cancelled: divide the logits, before the "
-        "softmax.": lambda z, t, k, p: _sampler()(z, 1.0, k, p),
-        "These are logits; what is asked for are probabilities, the softmax of them, in the "
-        "end.": lambda z, t, k, p: (z / t).masked_fill(_sampler()(z, t, k, p) == 0, -INF),
+        "The temperature changed nothing. If you divided probabilities by it, it cancelled: divide "
+        "the logits, before the softmax.": lambda z, t, k, p: _sampler()(z, 1.0, k, p),
         "The softmax runs over the batch; each row has its own, over the vocabulary, "
         "dim=-1.": _sampler(softmax=lambda z: z.softmax(0)),
         "The probabilities do not sum to 1 in the end: divide each of the rows by its "
         "sum.": _sampler(unit=lambda p: p),
         "The probabilities were divided by the sum of the whole batch; each row has its own: "
         "sum(dim=-1, keepdim=True).": _sampler(unit=lambda p: p / p.sum()),
-        "You took a softmax of the probabilities in the end; divide each row by its own "
-        "sum.": _sampler(unit=lambda p: p.softmax(-1)),
-        "Each filter worked from the unfiltered distribution, or the nucleus came first. Take the "
-        "nucleus of what top_k has left, made to sum to 1: set the other logits to -inf before the "
-        "softmax.": (_unfiltered, _unit_too_late, _nucleus_first),
+        "Each filter worked from the unfiltered distribution, or the nucleus came first: take the "
+        "nucleus of what top_k has left, made to sum to 1.": (_unfiltered, _nucleus_first),
         "The filters worked before the temperature did. Divide the logits "
         "first.": lambda z, t, k, p: _shares((z / t).softmax(-1) * (_sampler()(z, 1.0, k, p) > 0)),
     },
@@ -355,18 +317,15 @@ check_draw = Exercise(
     mistakes={
         "You took the likeliest token; u decides, not only p.": lambda p, u: p.argmax(-1),
         "Each row has its own u; yours used the first.": lambda p, u: _first(p.cumsum(-1), u[:1]),
-        "Every row used the probabilities of the first row; each has probabilities of its "
-        "own.": lambda p, u: _first(p[:1].cumsum(-1), u),
         "One too far: the token is the first whose cumulative sum exceeds u, counted from "
         "0.": lambda p, u: _first(p.cumsum(-1), u) + 1,
-        "One too early: the token is the first whose cumulative sum exceeds u.": (
+        "One too early: the token is the first whose cumulative sum exceeds u, and the ids count "
+        "from 0.": (
             lambda p, u: _first(p.cumsum(-1), u) - 1,
             lambda p, u: (_first(p.cumsum(-1), u) - 1).clamp(0),
         ),
-        "You compared u with the probabilities; compare it with their cumulative sums.": (
-            _first,
-            lambda p, u: (p > u[:, None]).int().argmax(-1),
-        ),
+        "You compared u with the probabilities themselves; compare it with their cumulative sums "
+        "along the row.": (_first, lambda p, u: (p > u[:, None]).int().argmax(-1)),
         "A cumulative sum equal to u counts as above it, so that a token of probability 0 can be "
         "drawn. It must be greater: u can be exactly 0.": (
             lambda p, u: (p.cumsum(-1) < u[:, None]).sum(-1),
@@ -376,14 +335,6 @@ check_draw = Exercise(
         "it.": lambda p, u: (p.cumsum(-1) > u[:, None]).sum(-1),
         "The cumulative sum runs over the batch; it belongs over the vocabulary, "
         "dim=-1.": lambda p, u: _first(p.cumsum(0), u),
-        "You sorted the probabilities first, so that the places are not the ids any "
-        "more.": lambda p, u: _first(p.sort(descending=True).values.cumsum(-1), u),
-        "You took the token whose cumulative sum is nearest to u; the first above it is "
-        "drawn.": lambda p, u: (p.cumsum(-1) - u[:, None]).abs().argmin(-1),
-        "These are the probabilities of the ids: return the ids, places in the "
-        "vocabulary.": lambda p, u: p.gather(-1, _first(p.cumsum(-1), u)[:, None])[:, 0],
-        "One id for each row is asked for, (B,): there is one dimension too many in "
-        "yours.": lambda p, u: _first(p.cumsum(-1), u)[:, None],
     },
     notice="One uniform number is all the chance there is in a token.",
 )
@@ -403,9 +354,9 @@ def _merge_text(tokens: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]
 
 
 def _bpe(
-    best: Callable[[Counter], Any] = lambda c: max(c, key=lambda pair: (c[pair], pair)),
-    weight: Callable[[int], int] = lambda n: n,
-    merge: Callable = _merge,
+    best: Way = lambda c: max(c, key=lambda pair: (c[pair], pair)),
+    weight: Way = lambda n: n,
+    merge: Way = _merge,
     again: bool = True,
     careful: bool = True,
 ) -> Way:
@@ -413,10 +364,8 @@ def _bpe(
         words, merges, counts = list(words.items()), [], Counter()
         while len(merges) < n_merges:
             if again or not merges:
-                counts = Counter()
-                for tokens, n in words:
-                    for pair in pairwise(tokens):
-                        counts[pair] += weight(n)
+                each = (pair for tokens, n in words for pair in [*pairwise(tokens)] * weight(n))
+                counts = Counter(each)
             if careful and not counts:
                 break
             merges.append(best(counts))
@@ -428,16 +377,13 @@ def _bpe(
 
 
 def _across_words(words: Mapping, n_merges: int) -> list[tuple[str, str]]:
-    return _bpe()(
-        {tuple(token for tokens, n in words.items() for token in tokens * n): 1}, n_merges
-    )
+    text = tuple(token for tokens, n in words.items() for token in tokens * n)
+    return _bpe()({text: 1}, n_merges)
 
 
 def _bpe_inputs(seed: int) -> list[tuple]:
     rng = np.random.default_rng(seed)
-    drawn = {
-        "".join("abcd"[i] for i in rng.integers(0, 4, 6)): int(rng.integers(1, 9)) for _ in range(8)
-    }
+    drawn = {"".join(rng.choice([*"abcd"], 6).tolist()): n for n in range(2, 10)}
     corpus = {"lower": 2, "newest": 6, "widest": 3, "low": 5, "banana": 4, "wewewe": 1}
     repeated, ties = {"aaaa": 3, "aab": 2}, {"abxcd": 2, "cdyab": 2, "bazdc": 2}
     calls = [({"ab": 3}, 1), (repeated, 2), (ties, 3), (corpus, 8), (drawn, 6)]
@@ -451,27 +397,22 @@ check_train_bpe = Exercise(
     right=lambda words, n_merges: _bpe()(words, n_merges),
     inputs=_bpe_inputs,
     mistakes={
-        "You took the most frequent pairs of the first count. Count again after each merge: new "
-        "tokens make new "
+        "You took the pairs of the first count. Count again after each merge: new tokens make new "
         "pairs.": (_bpe(again=False), _bpe(lambda c: c.most_common(1)[0][0], again=False)),
         "Each different word counted once. A pair counts as often as the word it is in "
         "occurs.": _bpe(weight=lambda n: 1),
         "Ties go to the greater pair, as Python compares tuples; yours go to the smaller, the "
-        "first, the last or the longest.": (
+        "first or the longest.": (
             _bpe(lambda c: min(c, key=lambda pair: (-c[pair], pair))),
             _bpe(lambda c: max(c, key=c.get)),
-            _bpe(lambda c: max(reversed(list(c)), key=c.get)),
             _bpe(lambda c: max(c, key=lambda pair: (c[pair], len("".join(pair)), pair))),
         ),
-        "You took the rarest pair; in each round the most frequent one of all is asked for.": _bpe(
-            lambda c: min(c, key=lambda pair: (c[pair], pair))
+        "You return one merge too many or one too few; n_merges is the number of all the pairs.": (
+            lambda w, n: _bpe()(w, n + 1),
+            lambda w, n: _bpe()(w, n - 1),
         ),
-        "That is one merge too many: n_merges is the number of the pairs to "
-        "return.": lambda words, n: _bpe()(words, n + 1),
-        "That is one merge too few: n_merges is the number of the pairs to "
-        "return.": lambda words, n: _bpe()(words, n - 1),
-        "When every word is one token there is no pair left, and your function stops with an "
-        "error. Return the merges so "
+        "When every word is one token there is no pair left, and yours stops with an error. Return "
+        "the merges so "
         "far.": (_bpe(careful=False), _bpe(lambda c: c.most_common(1)[0][0], careful=False)),
         "You returned the joined tokens; return the pairs themselves, such as ('e', "
         "'s').": lambda words, n: [*map("".join, _bpe()(words, n))],
@@ -483,12 +424,8 @@ check_train_bpe = Exercise(
         "within a word.": _across_words,
         "The words were not changed by a merge: put the joined token in the place of the "
         "pair.": _bpe(merge=lambda tokens, pair: tokens),
-        "You returned the merges in another order; expected that in which they were made.": (
-            lambda words, n: sorted(_bpe()(words, n)),
-            lambda words, n: _bpe()(words, n)[::-1],
-        ),
-        "You returned the pairs together with their counts; return the pairs "
-        "alone.": lambda words, n: [(pair, 1) for pair in _bpe()(words, n)],
+        "You returned the merges in another order; expected is that in which they were made, first "
+        "to last.": (lambda w, n: sorted(_bpe()(w, n)), lambda w, n: _bpe()(w, n)[::-1]),
     },
     notice="The order of the merges is the tokenizer: encoding replays them.",
 )

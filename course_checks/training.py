@@ -49,7 +49,6 @@ check_make_batch = Exercise(
         "y is shifted the wrong way: it holds the token before, not after.": _batch(y_at=-1),
         "y is shifted by two places; the next token is one place on.": _batch(y_at=2),
         "x and y are exchanged: x is what the model reads, y what follows.": _batch(1, 0),
-        "Both begin one place late: x is ids[start : start + block_size].": _batch(1, 2),
         "`roll` brings the window's first token round to the end of y. Take the last one from the "
         "corpus, ids[start + block_size].": _batch(change=lambda x, y: (x, x.roll(-1, 1))),
         "y has one token for each window; there is one after every position, so it is (B, "
@@ -123,10 +122,7 @@ check_cross_entropy = Exercise(
         "The mean came before the logarithm. Take the logarithm at each position, then the "
         "mean.": _loss(mean=lambda log_p: log_p.exp().mean().log()),
     },
-    without={
-        "cross_entropy": lambda logits, targets: F.cross_entropy(logits, targets),
-        "CrossEntropyLoss": lambda logits, targets: torch.nn.CrossEntropyLoss()(logits, targets),
-    },
+    without={"cross_entropy": F.cross_entropy, "CrossEntropyLoss": torch.nn.CrossEntropyLoss()},
     notice="Only the probability of the token that came counts; how the rest is shared does not.",
 )
 
@@ -143,9 +139,7 @@ check_perplexity = Exercise(
         "This is the cross-entropy; perplexity is its exponential.": lambda p: -p.log().mean(),
         "You took 2 to the power of nats: exp goes with log, and 2 to the power with "
         "log2.": lambda p: 2 ** -p.log().mean(),
-        "You took exp of bits; it goes with log, not with log2.": lambda p: (
-            -p.log2().mean()
-        ).exp(),
+        "You took exp of bits: exp goes with log, not log2.": lambda p: (-p.log2().mean()).exp(),
         "This is the mean of 1/p. Take the mean of the logarithms, then exp of minus "
         "it.": lambda p: (1 / p).mean(),
         "This is 1 over the mean probability. Take the mean of the logarithms, not of the "
@@ -154,9 +148,8 @@ check_perplexity = Exercise(
         "the sum.": lambda p: 1 / p.prod(),
         "Right for a few tokens; the product of 1,000 probabilities rounds to 0. Add their "
         "logarithms.": lambda p: p.prod() ** (-1 / len(p)),
-        "The logarithm is missing: this is exp of minus the mean of the probabilities.": lambda p: (
-            -p.mean()
-        ).exp(),
+        "The logarithm is missing: this is the exp of minus the mean of the "
+        "probabilities.": lambda p: (-p.mean()).exp(),
         "You weighed each logarithm with its p, as an entropy does; take the plain "
         "mean.": lambda p: (-(p * p.log()).sum()).exp(),
     },
@@ -166,11 +159,13 @@ check_perplexity = Exercise(
 # --- 4: the parameter count ------------------------------------------------------------------
 
 
+def _count(n_layer: int, n_embd: int, block_size: int, vocab_size: int) -> int:
+    block = 12 * n_embd**2 + 13 * n_embd
+    return (2 * vocab_size + block_size + 2) * n_embd + n_layer * block
+
+
 def _less(missing: Callable[[int, int, int, int], int]) -> Way:
-    """Return a count in which something is missing, for ``n_layer``, C, T and V."""
-    return lambda L, C, T, V: (
-        2 * V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C - missing(L, C, T, V)
-    )
+    return lambda *sizes: _count(*sizes) - missing(*sizes)
 
 
 def _sizes(seed: int) -> list[tuple]:
@@ -178,34 +173,31 @@ def _sizes(seed: int) -> list[tuple]:
     return [one, (2, *one[1:]), (3, 12, 7, 40 + seed % 9), (5, 16, 64, 90), (4, 128, 64, 65)]
 
 
+_MISSING = {
+    "The biases of all linear layers are missing.": lambda L, C, T, V: 9 * L * C,
+    "The biases of attention are missing: four of C.": lambda L, C, T, V: 4 * L * C,
+    "The biases of the feed-forward network are missing.": lambda L, C, T, V: 5 * L * C,
+    "The norms are missing: 2C each.": lambda L, C, T, V: (2 * L + 1) * 2 * C,
+    "Biases and norms are missing.": lambda L, C, T, V: (13 * L + 2) * C,
+    "The final norm is missing: 2C before the head.": lambda L, C, T, V: 2 * C,
+    "Each block has two norms; you counted one.": lambda L, C, T, V: 2 * C * L,
+    "The final norm comes once, not in each block.": lambda L, C, T, V: 2 * C * (1 - L),
+    "The position embedding is missing, block_size · C.": lambda L, C, T, V: T * C,
+    "The embedding or the head is missing, V · C each.": lambda L, C, T, V: V * C,
+    "The head has no bias: V too many.": lambda L, C, T, V: -V,
+    "Only one block was counted; there are n_layer of them, each of the same "
+    "size.": lambda L, C, T, V: (L - 1) * (12 * C * C + 13 * C),
+    "Attention has four matrices of C · C: those of query, key, value and "
+    "output.": lambda L, C, T, V: L * (C * C + C),
+    "The way back from 4C to C is missing.": lambda L, C, T, V: L * (4 * C * C + C),
+}
+
 check_count_parameters = Exercise(
     name="count_parameters",
     task="The number of parameters of the chapter's GPT with these sizes, untied.",
-    right=lambda n_layer, n_embd, block_size, vocab_size: _less(lambda *sizes: 0)(
-        n_layer, n_embd, block_size, vocab_size
-    ),
+    right=_count,
     inputs=_sizes,
-    mistakes=changed(
-        _less,
-        {
-            "The biases of all linear layers are missing.": lambda L, C, T, V: 9 * L * C,
-            "The biases of attention are missing: four of C.": lambda L, C, T, V: 4 * L * C,
-            "The biases of the feed-forward network are missing.": lambda L, C, T, V: 5 * L * C,
-            "The norms are missing: 2C each.": lambda L, C, T, V: (2 * L + 1) * 2 * C,
-            "Biases and norms are missing.": lambda L, C, T, V: (13 * L + 2) * C,
-            "The final norm is missing: 2C before the head.": lambda L, C, T, V: 2 * C,
-            "Each block has two norms; you counted one.": lambda L, C, T, V: 2 * C * L,
-            "The final norm comes once, not in each block.": lambda L, C, T, V: 2 * C * (1 - L),
-            "The position embedding is missing, block_size · C.": lambda L, C, T, V: T * C,
-            "The embedding or the head is missing, V · C each.": lambda L, C, T, V: V * C,
-            "The head has no bias: V too many.": lambda L, C, T, V: -V,
-            "Only one block was counted; there are n_layer of them, all "
-            "alike.": lambda L, C, T, V: (L - 1) * (12 * C * C + 13 * C),
-            "Attention has four matrices of C · C: query, key, value and "
-            "output.": lambda L, C, T, V: L * (C * C + C),
-            "The way back from 4C to C is missing.": lambda L, C, T, V: L * (4 * C * C + C),
-        },
-    ),
+    mistakes=changed(_less, _MISSING),
     notice="n_head is not among the arguments: heads split the channels and add no parameters.",
 )
 
@@ -230,6 +222,16 @@ def _rate_inputs(seed: int) -> list[tuple]:
     return calls + [(s, 2 * n, 3 * w, 0.5) for s in (1, w, 4 * w, n, n + 2 * w)]
 
 
+_WAVES = {
+    "The decay is a straight line; here it is half a cosine wave.": lambda x: 1 - x,
+    "A bare cosine runs from 1 to -1: use 0.5 * (1 + cos(π · progress)), which is 1 to "
+    "0.": lambda x: math.cos(math.pi * x),
+    "The half is missing: 1 + cos runs from 2 to 0.": lambda x: 2 * _half(math.pi * x),
+    "π is missing: cos(π · progress).": lambda x: _half(x),
+    "math.cos takes radians: half a wave is π, not 180.": lambda x: _half(180 * x),
+    "After the warm-up the rate stays at the peak.": lambda x: 1.0,
+}
+
 check_learning_rate = Exercise(
     name="learning_rate",
     task="The learning rate of a step: up in a straight line, then down along half a cosine.",
@@ -253,18 +255,6 @@ check_learning_rate = Exercise(
         "1.": lambda s, n, w, p: _rate()(s, n, w, p) / (1 if s < w else p),
         "`peak` is missing in the warm-up.": lambda s, n, w, p: _rate()(s, n, w, 1 if s < w else p),
     }
-    | changed(
-        lambda wave: _rate(wave=wave),
-        {
-            "The decay is a straight line; here it is half a cosine wave.": lambda x: 1 - x,
-            "A bare cosine runs from 1 to -1: use 0.5 * (1 + cos(π · progress)), from 1 to "
-            "0.": lambda x: math.cos(math.pi * x),
-            "The half is missing: 1 + cos runs from 2 to 0.": lambda x: 2 * _half(math.pi * x),
-            "π is missing: cos(π · progress).": lambda x: _half(x),
-            "math.cos takes radians: half a wave is π, not 180.": lambda x: _half(180 * x),
-            "This is a whole wave, 2π; half of it is asked for.": lambda x: _half(2 * math.pi * x),
-            "After the warm-up the rate stays at the peak.": lambda x: 1.0,
-        },
-    ),
+    | changed(lambda wave: _rate(wave=wave), _WAVES),
     notice="The last steps are tiny on purpose: they average out the noise of single batches.",
 )
