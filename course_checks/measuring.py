@@ -132,7 +132,8 @@ check_distinct_n = Exercise(
         "next.": lambda texts, n: _distinct()([[*chain(*texts)]], n),
         "This is how many different n-grams there are; divide by the number of all "
         "n-grams.": _distinct(share=lambda g: len(set(g))),
-        "You divided by the number of tokens; divide by that of all n-grams.": lambda texts, n: (
+        "You divided by the number of tokens, of which there are more; divide by that of all "
+        "n-grams.": lambda texts, n: (
             len({*chain(*(_ngrams(t, n) for t in texts))}) / sum(map(len, texts))
         ),
         "This is the share that repeats.": _distinct(share=lambda g: 1 - _share(g) if g else 0.0),
@@ -193,10 +194,8 @@ check_loop_length = Exercise(
         "One token alone can be a loop as well, as in 5 5 5: begin to look with the length "
         "1.": _loop(lengths=lambda n: range(2, n // 3 + 1)),
         "This is the length of all three; return that of one.": lambda ids: 3 * _loop()(ids),
-        "Without a loop the answer is 0.": (
-            lambda ids: _loop()(ids) or None,
-            lambda ids: _loop()(ids) or -1,
-        ),
+        "Without a loop the answer is 0, a number like all the others: `return 0` behind the loop "
+        "over lengths.": (lambda ids: _loop()(ids) or None, lambda ids: _loop()(ids) or -1),
         "Return the part's length, not the part.": lambda ids: ids[len(ids) - _loop()(ids) :] or 0,
         "The three parts stand one behind the other, at the end; do not count others.": _loop(
             lambda ids, n: sum(ids[i : i + n] == ids[-n:] for i in range(len(ids))) >= 3
@@ -223,10 +222,8 @@ _MEANS = {
     "You divided by T, but without the first query, which has no choice, T - 1 are "
     "left.": lambda q: q[:, 1:].sum(-1) / q.shape[1],
     "This is the sum over the queries; take the mean.": lambda q: q[:, 1:].sum(-1),
-    "There is a number for each query; take their mean, so that (H,) is left.": (
-        lambda q: q[:, 1:],
-        lambda q: q,
-    ),
+    "There is a number for each query and each head; take the mean over the queries, so that (H,) "
+    "is left.": (lambda q: q[:, 1:], lambda q: q),
     "This is one number; there is one for each head, (H,).": lambda q: q[:, 1:].mean(),
     "The mean runs over the heads; it belongs over the queries.": lambda q: q[:, 1:].mean(0),
     "You left out the first head, not the first query: [:, 1:].": lambda q: q[1:].mean(-1),
@@ -251,10 +248,8 @@ check_share_on_previous = Exercise(
     shape="(H,)",
     mistakes=changed(lambda mean: _mean(_before, mean), _MEANS)
     | {
-        "This is the token itself, the main diagonal; the one before is below it.": (
-            _mean(lambda w: _before(w, 0)),
-            lambda w: _before(w, 0).mean(-1),
-        ),
+        "This is the token itself, on the main diagonal; the one before stands one below it, "
+        "offset=-1.": (_mean(lambda w: _before(w, 0)), lambda w: _before(w, 0).mean(-1)),
         "This is the next token; the one before is in column i - 1, below the "
         "diagonal.": lambda w: w.diagonal(1, 1, 2).mean(-1),
         "This is the first token, column 0; the one before moves along with the query: i - "

@@ -47,10 +47,9 @@ check_corpus_perplexity = Exercise(
         "them.": lambda a, n: math.exp(sum(a) / sum(n)),
         "You divided by the sizes. A batch of more tokens counts for more: multiply by its "
         "size.": lambda a, n: math.exp(_weighed(a, [1 / k for k in n])),
-        "You took exp of a sum: divide by the number of tokens first.": (
-            lambda a, n: math.exp(sum(a)),
-            lambda a, n: math.exp(_weighed(a, n) * sum(n)),
-        ),
+        "You took exp of a sum. Divide it by the number of all tokens before the exponential, then "
+        "take "
+        "exp.": (lambda a, n: math.exp(sum(a)), lambda a, n: math.exp(_weighed(a, n) * sum(n))),
         "One number for the whole text is asked for, and there is one here for each "
         "batch.": lambda a, n: [*map(math.exp, a)],
     },
@@ -65,8 +64,8 @@ def _pieces(seed: int) -> list[tuple]:
     return [([draw(*s, seed=seed + n) for n in range(len(sizes))], sizes) for s, sizes in shapes]
 
 
-def _summed(weight: Callable[[int], float], by: Callable[[list, list], float]) -> Way:
-    return lambda g, n: sum(part * weight(k) for part, k in zip(g, n, strict=True)) / by(g, n)
+def _divided(gradients: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    return sum(part / n for part, n in zip(gradients, sizes, strict=True))
 
 
 check_mean_gradient = Exercise(
@@ -81,17 +80,13 @@ check_mean_gradient = Exercise(
         "This is the sum: weigh each gradient with its size, divide by all "
         "examples.": lambda g, n: sum(g),
         "Multiply each gradient by its size before you add them.": lambda g, n: sum(g) / sum(n),
-        "Now divide by the number of all examples.": _summed(lambda k: k, lambda g, n: 1),
+        "Now divide by the number of all examples.": lambda g, n: _weighed(g, n) * sum(n),
         "Now divide the sum by the number of all the examples, and not by that of the "
-        "pieces.": _summed(lambda k: k, lambda g, n: len(n)),
-        "More examples count for more: multiply by the size, do not divide.": tuple(
-            _summed(lambda k: 1 / k, by)
-            for by in (lambda g, n: 1, lambda g, n: sum(n), lambda g, n: len(n))
-        ),
-        "Only the last piece counts: each one overwrote the sum before.": (
-            lambda g, n: g[-1],
-            lambda g, n: g[-1] * n[-1] / sum(n),
-        ),
+        "pieces.": lambda g, n: _weighed(g, n) * sum(n) / len(n),
+        "More examples count for more: multiply by the size of each piece instead of dividing by "
+        "it.": (_divided, lambda g, n: _divided(g, n) / sum(n)),
+        "Only the last piece counts: each one overwrote those before. Begin with zeros and add "
+        "each to the sum.": (lambda g, n: g[-1], lambda g, n: g[-1] * n[-1] / sum(n)),
         "The last piece is missing.": lambda g, n: _weighed([*g[:-1], 0 * g[-1]], n),
         "The first gradient is in twice: begin the sum with zeros, not with "
         "gradients[0].": lambda g, n: g[0] / sum(n) + _weighed(g, n),
@@ -291,14 +286,12 @@ check_steps_to_reach = Exercise(
     inputs=_sweep,
     mistakes=changed(_reach, _WAYS)
     | {
-        "A curve that never gets there takes math.inf steps.": tuple(
-            map(_never, (None, -1, "last"))
-        ),
+        "A curve that never gets down to the target takes math.inf steps, not None or some "
+        "number.": tuple(map(_never, (None, -1, "last"))),
         "This is where the curve crosses last; return the first time.": _reach(pick=-1),
-        "The first loss may be at the target already: then return steps[0].": (
-            _reach(first=1),
-            lambda s, a, t: _reach()(s, a, t) if a[0] > t else math.inf,
-        ),
+        "The first loss may be at the target or below it already, and then the answer is the first "
+        "step, "
+        "steps[0].": (_reach(first=1), lambda s, a, t: _reach()(s, a, t) if a[0] > t else math.inf),
         "The curve may reach the target and rise again: look at every loss, not at the "
         "last.": lambda s, a, t: _reach()(s, a, t) if a[-1] <= t else math.inf,
         "This is the evaluation whose loss is nearest; find where the line crosses the "
@@ -360,10 +353,9 @@ check_clear_winner = Exercise(
         "The comparison is turned round: None is for a small lead, the value for a large "
         "one.": _winner(clear=lambda lead, margin: lead < margin),
         "Compare with the second best, not with the worst.": _winner(rival=-1),
-        "Where there is no winner, return None.": (
-            lambda a, m: _winner()(a, m) or "",
-            lambda a, m: _winner()(a, m) or False,
-        ),
+        "Where there is no winner, return None itself, which is neither an empty text nor False: "
+        "`return "
+        "None`.": (lambda a, m: _winner()(a, m) or "", lambda a, m: _winner()(a, m) or False),
         "Return the value itself, which is the key in the dict, and not its mean "
         "loss.": lambda a, m: _winner()(a, m) and min(map(statistics.fmean, a.values())),
     },

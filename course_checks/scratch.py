@@ -407,10 +407,8 @@ check_train_bpe = Exercise(
             _bpe(lambda c: max(c, key=c.get)),
             _bpe(lambda c: max(c, key=lambda pair: (c[pair], len("".join(pair)), pair))),
         ),
-        "You return one merge too many or one too few; n_merges is the number of all the pairs.": (
-            lambda w, n: _bpe()(w, n + 1),
-            lambda w, n: _bpe()(w, n - 1),
-        ),
+        "You return one merge too many or one too few; n_merges is the number of all pairs to "
+        "return.": (lambda w, n: _bpe()(w, n + 1), lambda w, n: _bpe()(w, n - 1)),
         "When every word is one token there is no pair left, and yours stops with an error. Return "
         "the merges so "
         "far.": (_bpe(careful=False), _bpe(lambda c: c.most_common(1)[0][0], careful=False)),

@@ -47,6 +47,8 @@ _SHARES = {
     "Divided by the sum of another row: write sum(1, keepdims=True).": lambda c: c / c.sum(1),
     "A row without a count is 0 / 0, not a number: give it 1 / V.": lambda c: c / c.sum(1, True),
     "A row without a count is all 0: give it 1 / V instead.": lambda c: c / c.sum(1, True).clamp(1),
+    "Only a row without any count holds 1 / V: a pair that did not come in another row has "
+    "0.": lambda c: torch.where(c > 0, _rows(c), 1 / len(c)),
     "You divided by how often a occurs, but the last token has no follower: divide by the row's "
     "sum.": lambda c: _rows(c, torch.maximum(c.sum(0), c.sum(1))[:, None]),
 }
@@ -98,7 +100,8 @@ def _tables(seed: int) -> list[tuple]:
 
 _PICKS = {
     "You always take the most likely token; draw at random.": lambda rng, row: row.argmax(),
-    "The probabilities are ignored: pass the row to rng.choice, as `p=`.": (
+    "The probabilities are ignored: pass the row of the last token on to the generator, "
+    "rng.choice(V, p=row).": (
         lambda rng, row: rng.choice(len(row)),
         lambda rng, row: rng.choice(row.nonzero()[0]),
     ),
@@ -115,10 +118,10 @@ check_sample = Exercise(
     | {
         "Draw with the `rng` that you are given: make none inside, and leave np.random "
         "alone.": lambda p, first, n, rng: _walk()(p, first, n, np.random.default_rng(0)),
-        "Each token was drawn from the row of the first; take the row of the "
-        "last.": lambda p, first, n, rng: [
-            first,
-            *rng.choice(len(p), n, p=p[first]).tolist(),
+        "Each token was drawn from the row of the first one; take the row of the last one "
+        "drawn.": lambda p, a, n, rng: [
+            a,
+            *rng.choice(len(p), n, p=p[a]),
         ],
         "You drew from a column, what stands before a; what follows it is row a, "
         "bigram[a].": lambda p, *rest: _walk()(p.T / p.sum(0)[:, None], *rest),
@@ -153,16 +156,12 @@ _SCORES = {
     "The logarithm is missing: this is the probability.": lambda p: p.prod(),
     "Right for short sequences; the product of 3,000 probabilities rounds to 0. Add their "
     "logarithms.": (lambda p: p.prod().log(), lambda p: math.log(p.prod())),
-    "Use the natural logarithm, math.log, not that to base 2 or 10.": (
-        lambda p: p.log2().sum(),
-        lambda p: p.log10().sum(),
-    ),
+    "Use the natural logarithm, math.log or np.log, which gives nats, and not the one to base 2 or "
+    "10.": (lambda p: p.log2().sum(), lambda p: p.log10().sum()),
     "The first token is missing: start[ids[0]] is a factor too.": lambda p: p[1:].log().sum(),
     "The last token is missing.": lambda p: p[: max(len(p) - 1, 1)].log().sum(),
-    "You added probabilities. They are multiplied: add the logarithms.": (
-        lambda p: p.sum(),
-        lambda p: p.sum().log(),
-    ),
+    "You added probabilities. Those of things that all happen are multiplied: add the logarithms "
+    "instead.": (lambda p: p.sum(), lambda p: p.sum().log()),
     "This is a mean; the log-probability is the sum.": lambda p: p.log().mean(),
 }
 
@@ -219,21 +218,21 @@ check_translate = Exercise(
     use=lambda answer, gene: answer(gene, dict(_TABLE)),
     inputs=_genes,
     mistakes={
-        "You move on by one base. Codons do not overlap: move on by three.": (
-            _protein(step=1),
-            _protein(str, step=1),
-        ),
+        "You move on by one base. Codons do not overlap: move on by three bases, range(0, "
+        "len(gene), 3).": (_protein(step=1), _protein(str, step=1)),
         "The last codon is lost: the loop ends one codon too early.": _protein(short=3),
         "One or two bases left over at the end are no codon: leave them out.": _protein(short=0),
         "The stop is no amino acid: leave * out.": _protein(lambda s: s[: s.find("*") + 1] or s),
         "The first stop ends the protein, and its * is not written.": _protein(str),
         "The protein goes on behind the stop.": _protein(lambda s: s.replace("*", "")),
-        "There are three stop codons: compare the letter with *, not the codon with one.": (
-            *map(_one_stop, ("TAA", "TAG", "TGA")),
-        ),
+        "There are three stop codons: compare the letter in the table with *, not the codon with "
+        "one.": (*map(_one_stop, ("TAA", "TAG", "TGA")),),
         "What stands across two codons is no stop.": _protein(gene=lambda g: g.split("TAA")[0]),
         "You looked for ATG, where a cell begins. Here reading starts at the first base, whatever "
         "it is.": _protein(gene=lambda g: g[max(g.find("ATG"), 0) :]),
+        "Leave the odd bases out at the end.": _protein(gene=lambda g: g[len(g) % 3 :]),
+        "Write the letter of each codon, codon_table[codon], not the three letters of the codon "
+        "itself.": lambda g, table: g[: 3 * len(_protein()(g, table))],
         "You returned a list; make a string of its letters.": lambda *call: list(_protein()(*call)),
     },
     notice="64 codons for 20 amino acids and a stop: some mutations change nothing.",

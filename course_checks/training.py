@@ -72,10 +72,8 @@ check_make_batch = Exercise(
 #: What stands where log p ``(..., N, V)`` should, from logits of that shape.
 LOG_P: dict[str, Way | tuple[Way, ...]] = {
     "The logits went in without a softmax: they are scores, not log-probabilities.": lambda z: z,
-    "The logarithm is missing: the loss of a token is -log p, not -p.": (
-        lambda z: z.softmax(-1),
-        lambda z: -z.softmax(-1),
-    ),
+    "The logarithm is missing: the loss of a token is the negative logarithm of its probability, "
+    "-log p.": (lambda z: z.softmax(-1), lambda z: -z.softmax(-1)),
     "The softmax runs over the positions; the probabilities of one position are "
     "dim=-1.": lambda z: z.log_softmax(-2),
     "These are bits; the loss is asked for in nats, that is with the natural "
@@ -238,10 +236,8 @@ check_learning_rate = Exercise(
     right=lambda step, steps, warmup_steps, peak: _rate()(step, steps, warmup_steps, peak),
     inputs=_rate_inputs,
     mistakes={
-        "The first step has the rate 0 and learns nothing: (step + 1) / warmup_steps.": (
-            _rate(lambda s, w: s / w),
-            _rate(lambda s, w: s / (w - 1)),
-        ),
+        "The first step has the rate 0, and nothing is learned: it is (step + 1) / warmup_steps in "
+        "the warm-up.": (_rate(lambda s, w: s / w), _rate(lambda s, w: s / (w - 1))),
         "There is no warm-up: while step < warmup_steps the rate is still climbing.": (
             _rate(lambda s, w: 1.0),
             lambda s, n, w, peak: peak * _half(math.pi * s / n),
