@@ -48,11 +48,8 @@ _CHANGES = {
     "0.": lambda s, t: s | {"do_sample": t == 0},
     "With any temperature above 0 something is drawn, with one below 1 as well: "
     "do_sample.": lambda s, t: s if t >= 1 else _settings(0, s["max_new_tokens"]),
-    "do_sample is missing: give it in both cases.": (
-        lambda s, t: _without(s, "do_sample") if t else s,
-        lambda s, t: s if t else _without(s, "do_sample"),
-        lambda s, t: _without(s, "do_sample"),
-    ),
+    "do_sample is missing where a temperature is given; give it in both cases, True or "
+    "False.": lambda s, t: _without(s, "do_sample") if t else s,
     "do_sample is a text, and every text counts as true: write True, without "
     "quotes.": lambda s, t: s | {"do_sample": str(t > 0)},
     "return_full_text must be False, or the prompt comes back before the answer.": (
@@ -108,10 +105,8 @@ _NGRAMS = {
     "The last n-gram of each text is missing: it has T - n + 1.": lambda t, n: _ngrams(t[:-1], n),
     "The last parts have fewer than n tokens and are no n-grams: there are T - n + "
     "1.": lambda t, n: [tuple(t[i : i + n]) for i in range(len(t))],
-    "The order counts: a b and b a are two n-grams.": (
-        lambda t, n: [*map(frozenset, _ngrams(t, n))],
-        lambda t, n: [tuple(sorted(part)) for part in _ngrams(t, n)],
-    ),
+    "The order of the tokens counts: a b and b a are two n-grams, so do not sort them or make "
+    "sets.": lambda t, n: [*map(frozenset, _ngrams(t, n))],
     "Joined into one text, the n-grams “ab c” and “a bc” are the same: compare "
     "tuples.": lambda t, n: [*map("".join, _ngrams(t, n))],
     "n-grams overlap: move on by one token, not by n.": lambda t, n: _ngrams(t, n)[::n],

@@ -76,17 +76,6 @@ def stop_by_lows(steps, losses, patience):
     return float(steps[next(ends, -1)])
 
 
-class Stop:
-    def __call__(self, steps, val_losses, patience):
-        return self.go(steps, val_losses, patience, math.inf, patience)
-
-    def go(self, steps, losses, patience, best, left):
-        left = patience if losses[0] < best else left - 1
-        if left == 0 or len(steps) == 1:
-            return steps[0]
-        return self.go(steps[1:], losses[1:], patience, min(best, losses[0]), left)
-
-
 def reach(steps, losses, target):
     if losses[0] <= target:
         return steps[0]
@@ -158,7 +147,12 @@ RIGHT = {
             step=t, weight_decay=d, lr=lr, v=v.double(), m=m, grad=g, weight=w
         ),
     ],
-    "stopping_step": [stop, stop_by_index, stop_by_lows, Stop()],
+    "stopping_step": [
+        stop,
+        stop_by_index,
+        stop_by_lows,
+        lambda s, a, n: np.float32(stop(patience=n, val_losses=np.array(a), steps=s)),
+    ],
     "steps_to_reach": [reach, reach_numpy, reach_recursion, lambda s, a, t: [reach(s, a, t)]],
     "clear_winner": [
         winner,
