@@ -216,6 +216,8 @@ def _as_right(value: Any) -> Any:
 
 def relation(pairs: Sequence[tuple[Any, Any]]) -> str:
     """Return how found and right results hang together everywhere, if in a simple way."""
+    if pairs and isinstance(pairs[0][1], Mapping):
+        pairs = [(found[key], right[key]) for found, right in pairs for key in right]
     if not all(isinstance(found, (Tensor, float)) for found, _ in pairs):
         return ""
     tensors = [(torch.as_tensor(found), torch.as_tensor(right).float()) for found, right in pairs]
@@ -267,6 +269,7 @@ def show(value: Any) -> str:
 
 def show_input(given: Mapping[str, Any]) -> str:
     """Return the arguments by name, ``logits = [1.5, -0.3], k = 1``; shapes where they are long."""
+    given = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
     shown = {name: f"{name} = {show(each)}" for name, each in given.items() if not callable(each)}
     many = sum(map(len, shown.values())) > _SHOWN_INPUT
     for name, each in given.items():
@@ -280,6 +283,8 @@ def difference(found: Any, right: Any, tolerance: float) -> str:
     if isinstance(right, Mapping):
         key = next(key for key in right if not same(found[key], right[key], tolerance))
         return f"{key}: {difference(found[key], right[key], tolerance)}"
+    if isinstance(right, Tensor) and found.shape != right.shape:
+        return f"expected shape {tuple(right.shape)}, found {tuple(found.shape)}"
     if isinstance(right, Tensor) and right.numel() > _SHOWN:
         near = torch.isclose(found.double(), right.double(), tolerance, tolerance, True)
         place = (~near).nonzero()[0].tolist()

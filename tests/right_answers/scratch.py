@@ -50,12 +50,6 @@ def mha_einsum(x, W_q, W_k, W_v, W_o, n_head):
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).flatten(2) @ W_o
 
 
-def mha_chunks(x, W_q, W_k, W_v, W_o, n_head):
-    parts = zip(*((x @ W).chunk(n_head, -1) for W in (W_q, W_k, W_v)), strict=True)
-    heads = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
-    return torch.cat(heads, dim=-1) @ W_o
-
-
 def lm_loss(logits, ids, pad_id):
     log_p = logits[:, :-1].log_softmax(-1)
     losses = -log_p.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
@@ -201,7 +195,7 @@ RIGHT = {
         lambda logits: (logits - logits.logsumexp(-1, keepdim=True)).exp(),
         partial(torch.softmax, dim=-1),
     ],
-    "multi_head_attention": [mha, mha_in_loops, mha_einsum, mha_chunks, partial(mha, hidden=-1e9)],
+    "multi_head_attention": [mha, mha_in_loops, mha_einsum, partial(mha, hidden=-1e9)],
     "lm_loss": [lm_loss, lm_loss_in_loops, lm_loss_flat, Loss()],
     "sampling_probabilities": [
         probabilities,
