@@ -4,7 +4,7 @@ Times are wall-clock, the best of three runs (``quick``: one) unless a title say
 """
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
@@ -118,16 +118,15 @@ def encoding(text: str, runs: int) -> Table:
     def peer() -> Tokenizer:
         return Tokenizer.from_str(compiled)
 
+    def in_lines(tokenizer: Tokenizer) -> list[int]:
+        return [id_ for line in tokenizer.encode_batch(lines) for id_ in line.ids]
+
     expected = reference.encode(text, verbose=False)
     ways: list[tuple[str, Callable[[], Any], Callable[[Any], Iterable[int]]]] = [
         ("ours, encode", ours, lambda t: t.encode(text)),
         ("ours, encode_iterable of lines", ours, lambda t: list(t.encode_iterable(lines))),
         ("tokenizers, encode", peer, lambda t: t.encode(text).ids),
-        (
-            "tokenizers, encode_batch of lines",
-            peer,
-            lambda t: [id_ for line in t.encode_batch(lines) for id_ in line.ids],
-        ),
+        ("tokenizers, encode_batch of lines", peer, in_lines),
         (
             "transformers, GPT2Tokenizer",
             lambda: pretrained.load_tokenizer("gpt2"),
@@ -135,8 +134,7 @@ def encoding(text: str, runs: int) -> Table:
         ),
     ]
     size = len(text.encode()) / 1e6
-    cold: defaultdict[str, float] = defaultdict(float)
-    warm: defaultdict[str, float] = defaultdict(float)
+    cold, warm = (dict.fromkeys([name for name, _, _ in ways], 0.0) for _ in range(2))
     equal = {}
     for _ in range(runs):  # in turns
         for name, make, encode in ways:

@@ -274,6 +274,15 @@ def test_every_package_that_is_pinned_can_be_installed(version):
 # --- networks ------------------------------------------------------------------------------------
 
 
+def take(listener, kept, hangs_up):
+    """Take every connection, until the listener is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            kept.append(listener.accept()[0])
+            if hangs_up:
+                kept.pop().close()
+
+
 @contextlib.contextmanager
 def silent(kind):
     """Give the address of a machine that takes connections and says nothing, or does not even."""
@@ -289,15 +298,8 @@ def silent(kind):
                 caller.connect_ex(address)
                 kept.append(caller)
         else:
-
-            def take():
-                with contextlib.suppress(OSError):
-                    while True:
-                        kept.append(listener.accept()[0])
-                        if kind == "hangs up":
-                            kept.pop().close()
-
-            threading.Thread(target=take, daemon=True).start()
+            arguments = (listener, kept, kind == "hangs up")
+            threading.Thread(target=take, args=arguments, daemon=True).start()
         yield f"http://127.0.0.1:{address[1]}"
         for each in kept:
             each.close()

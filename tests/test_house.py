@@ -14,9 +14,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Lines of code (no blanks, comments, docstrings) that each package may have.
-CAPS = {
+CAPS = {  # of course_checks, 3,300 are for the exercises
     "course_utils": 3200,
-    "course_commands": 1100,
+    "course_commands": 1150,
     "course_checks": 3300,
     "course_grader": 1700,
 }
@@ -25,9 +25,9 @@ FLOORS = {
     "pictures": ("plots", "attention_views", "tokens_html"),
     "loop": (
         "training",
+        "run",
         "optimizers",
         "recipes",
-        "history",
         "checkpoints",
         "distributed",
         "sampling",

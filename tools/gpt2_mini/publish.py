@@ -86,12 +86,7 @@ def write_card(report: dict, log: list[dict], config: dict, target: Path) -> str
         "million_written": report["tokens"]["texts"] / 1e6,
         "batch_tokens": batch_tokens,
         "million_read": (report["steps"] + report["steps_before"]) * batch_tokens / 1e6,
-        "origin": (
-            f"A first version learned for {report['steps_before']:,} steps, from fewer texts; "
-            "this one went on from its weights. Then "
-            if report["steps_before"]
-            else "Then "
-        ),
+        "origin": _origin(report["steps_before"]),
         "temperature": TEMPERATURE,
         "n_kinds": len(requests(0)) // len(topics()),
         "n_topics": len(topics()),
@@ -111,6 +106,15 @@ def write_card(report: dict, log: list[dict], config: dict, target: Path) -> str
         "samples": "\n".join(samples),
     }
     return (Path(__file__).parent / "card.md").read_text(encoding="utf-8").format(**fields)
+
+
+def _origin(steps_before: int) -> str:
+    if not steps_before:
+        return "Then "
+    return (
+        f"A first version learned for {steps_before:,} steps, from fewer texts; this one went on "
+        "from its weights. Then "
+    )
 
 
 def _table(rows: list[dict[str, str]]) -> str:

@@ -140,24 +140,15 @@ def train(
     torch.manual_seed(0)
     corpora, held_out = corpus(folder)
     windows = {name: _windows(ids) for name, ids in held_out.items()}
-    model = GPT(CONFIG)
     config = TrainConfig(steps=steps, learning_rate=2e-3, warmup_steps=0, optimizer="muon")
-    before = 0
-    if start is None:
-        model.token_embedding.weight.data.copy_(transferred_embedding(CONFIG.n_embd))
-    else:
-        published = GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32)
-        model.load_state_dict(from_transformers(published).state_dict())
-        report = json.loads((start / "report.json").read_text())
-        before = report["steps"] + report["steps_before"]
+    model, before = _first_weights(start)
     optimizers = make_optimizers(model, config)
     model.use_fused_attention(False)
     generator = torch.Generator().manual_seed(0)
     step, log = _resume(folder, model, optimizers, generator, steps - decay)
     # Most of GPT-2's tokens are in no lesson. Until the way down they are left out of the softmax,
     # which is most of the work; then all are in it, and those learn that they do not come.
-    parts = [lessons[key].ravel() for lessons in corpora.values() for key in ("ids", "expected")]
-    seen = torch.from_numpy(np.unique(np.concatenate(parts)).astype(np.int64))
+    seen = _tokens_of(corpora)
     place = torch.zeros(CONFIG.vocab_size, dtype=torch.long)
     place[seen] = torch.arange(len(seen))
     dtype, started = fast_dtype(torch.device("cpu")), time.perf_counter()
@@ -192,6 +183,24 @@ def train(
         if time.perf_counter() - started > 60 * minutes and step <= steps - decay:
             break
     _keep(folder / "last.pt", model, optimizers, generator, step, decay, before, log)
+
+
+def _first_weights(start: Path | None) -> tuple[GPT, int]:
+    """Return a model to begin with, and how many steps it has learned for."""
+    model = GPT(CONFIG)
+    if start is None:
+        model.token_embedding.weight.data.copy_(transferred_embedding(CONFIG.n_embd))
+        return model, 0
+    published = GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32)
+    model.load_state_dict(from_transformers(published).state_dict())
+    report = json.loads((start / "report.json").read_text())
+    return model, report["steps"] + report["steps_before"]
+
+
+def _tokens_of(corpora: dict[str, Lessons]) -> Tensor:
+    """Return the ids of all tokens that lessons have, or the teacher expected there."""
+    parts = [lessons[key].ravel() for lessons in corpora.values() for key in ("ids", "expected")]
+    return torch.from_numpy(np.unique(np.concatenate(parts)).astype(np.int64))
 
 
 def corpus(folder: Path) -> tuple[dict[str, Lessons], dict[str, np.ndarray]]:
