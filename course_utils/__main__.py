@@ -57,20 +57,6 @@ def serve(name: str, host: str, port: int) -> int:
     return 1
 
 
-def grade(submissions: Path, out: Path, seconds: float, memory_gb: float, seed: int | None) -> int:
-    """Grade a folder of submissions; return 1 if there is nothing to grade or nothing to run it."""
-    from course_grader import command
-    from course_grader.sandbox import Limits
-
-    limits = Limits(call_seconds=seconds / 6, seconds=seconds, memory=int(memory_gb * 2**30))
-    try:
-        command.grade(submissions, out, limits, seed)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m course_utils")
@@ -101,22 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--host", default="127.0.0.1", help="default: this machine only. 0.0.0.0 lets others in"
     )
     grading = commands.add_parser("grade", help="grade a folder of homework, see grading.md")
-    grading.add_argument("submissions", type=Path, help="holds a folder for each student")
-    grading.add_argument("--out", type=Path, default=Path("grades.csv"))
-    grading.add_argument(
-        "--limit-seconds",
-        type=float,
-        default=120,
-        help="for one submission; a cell or a call may take a sixth",
-    )
-    grading.add_argument(
-        "--limit-memory", type=float, default=4, help="GB of address space, 1 of it for torch"
-    )
-    grading.add_argument("--seed", type=int, help="repeats the extra checks of an earlier run")
+    if "grade" in (sys.argv[1:] if arguments is None else arguments)[:1]:
+        from course_grader import command  # not installed with a student's course_utils
+
+        command.add_arguments(grading)
     options = parser.parse_args(arguments)
     if options.command == "grade":
-        limits = options.limit_seconds, options.limit_memory
-        return grade(options.submissions, options.out, *limits, options.seed)
+        return command.run(options)
     if options.command == "train":
         from course_utils import train_command
 
