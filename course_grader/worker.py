@@ -279,6 +279,7 @@ def supervise(channel: socket.socket, control: socket.socket, options: dict, she
         control.close()
         missing = confine.confine(missing, **options)
         os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
+        sys.path.insert(0, "")  # modules that a cell writes
         keep = channel.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, 1024)
