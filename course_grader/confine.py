@@ -51,10 +51,12 @@ def separate(slot: int) -> Missing:
             if os.geteuid() == 0:
                 _become(NOBODY - slot)
         user_map = f"0 {os.geteuid()} 1", f"0 {os.getegid()} 1"
-        _try(missing, "files", lambda: _call("unshare", _NEW_USER | _NEW_FILES))
-    if user_map and not missing:
-        _try(missing, "files", lambda: _map_user(*user_map))
-        _own_users = not missing  # where 0 is the account that grades
+    if user_map:
+        _try(missing, "files", lambda: _call("unshare", _NEW_USER))
+        if not missing:
+            _try(missing, "files", lambda: _map_user(*user_map))
+            _own_users = not missing  # where 0 is the account that grades
+        _try(missing, "files", lambda: _call("unshare", _NEW_FILES))
     if not missing:
         everything = _PRIVATE | _RECURSIVE
         _try(missing, "files", lambda: _mount("none", "/", None, everything))
