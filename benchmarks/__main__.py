@@ -1,19 +1,21 @@
 """Print the course's benchmark tables: ``make bench``, or one of them, ``make bench ONLY=bpe``.
 
-Every figure stands beside that of a peer, measured in the same run and taken in turns with it, so
-that a machine that slows down slows both. Nothing else should run on the machine meanwhile.
+Every figure comes with that of a peer, measured in the same run and in turns with it, so that a
+machine that slows down slows both. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from benchmarks import attention, bpe, generation, mini_llm
+from course_utils import terminal
 from course_utils.device import describe_device, pick_device
+from course_utils.markup import markdown_table
 
 BENCHMARKS = {
     "mini_llm": mini_llm,
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, benchmark in BENCHMARKS.items():
         if options.only in (None, name):
             for title, rows in benchmark.tables(options.quick):
-                print(f"\n{title}\n\n{markdown(rows)}", flush=True)
+                print(f"\n{title}\n\n{markdown_table(rows)}", flush=True)
 
 
 def processor() -> str:
@@ -50,15 +52,5 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return ``rows`` as a Markdown table; all have the keys of the first."""
-    heads = list(rows[0])
-    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

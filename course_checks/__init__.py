@@ -13,7 +13,14 @@ from course_checks import guard, record
 
 
 class Wrong(Exception):
-    """The answer is wrong; the message says what is probably the reason."""
+    """The answer is wrong; the message says what is probably the reason.
+
+    ``named`` means that the message names the mistake, so that nothing needs to be added to it.
+    """
+
+    def __init__(self, message: str, named: bool = False) -> None:
+        super().__init__(message)
+        self.named = named
 
 
 @dataclass(frozen=True)
@@ -44,35 +51,50 @@ def check(tests: Callable[[Callable], str]) -> Callable[[Callable], Verdict]:
     ``tests`` returns one thing to notice when the answer is right, and raises :class:`Wrong`
     with a diagnosis when it is not. It stays within reach as the check's ``__wrapped__``, for a
     grader that runs answers in a process of their own.
+    """
+
+    @functools.wraps(tests)
+    def run(answer: Callable) -> Verdict:
+        return verdict_on(tests.__name__, tests, answer)
+
+    return run
+
+
+def verdict_on(name: str, tests: Callable[[Callable], str], answer: Callable) -> Verdict:
+    """Return what ``tests(answer)`` finds, for the check of that name; it never raises.
 
     An answer may raise anything, hang, recurse, print a flood or call ``sys.exit``: see
     :mod:`course_checks.guard`. In a notebook the verdict is recorded, see
     :mod:`course_checks.record`.
     """
-
-    @functools.wraps(tests)
-    def run(answer: Callable) -> Verdict:
-        verdict = _verdict(tests, answer)
-        if record.wanted():
-            record.note(tests.__name__, verdict.passed)
+    verdict = _verdict(name, tests, answer)
+    if not record.wanted():
         return verdict
+    before = record.read().get(name)
+    record.note(name, verdict.passed)
+    if verdict.passed is False and before and before["passed"]:
+        return Verdict(False, f"{verdict.message} {BROKEN}")
+    return verdict
 
-    return run
+
+#: What is said when a function that was right is not so any more.
+BROKEN = "It was right the last time: what has changed since?"
 
 
-def _verdict(tests: Callable[[Callable], str], answer: Callable) -> Verdict:
+def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> Verdict:
     if not callable(answer):
         return Verdict(
             False,
-            f"The check needs your function itself and got {guard.kind_of(answer)}. Write "
-            f"`{tests.__name__}(name_of_your_function)`, without calling it.",
+            f"The check needs your function itself and got {guard.kind_of(answer)}, which looks "
+            f"like its result: you called the function. Write `{name}(name_of_your_function)`, "
+            "without calling it: no brackets behind the name.",
         )
     results = guard.Results()
     try:
         with guard.time_limit(guard.TIME_LIMIT_S), guard.few_prints():
             return Verdict(True, tests(results.watch(answer)))
     except Wrong as reason:
-        return Verdict(False, results.explain(str(reason)))
+        return Verdict(False, str(reason) if reason.named else results.explain(str(reason)))
     except NotImplementedError as error:
         if guard.is_a_stub(error):
             return Verdict(None, "Replace the line `raise NotImplementedError` by your answer.")

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import html
 import importlib.util
 import uuid
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from IPython.display import display
 
 from course_checks import record
-from course_checks.assignments import assignments
+from course_checks.assignments import assignments, known
+from course_utils.markup import html_table
 
 #: The chapters with exercises, and the module of ``course_checks`` that holds theirs.
 CHAPTERS = {
@@ -27,14 +27,20 @@ CHAPTERS = {
     "product": "10. From model to product",
     "scaling": "11. Past one machine",
 }
-_STATES = {"right": "✓ right", "tried": "✗ not yet right", "open": "○ not attempted"}
+_STATES = {
+    "right": "✓ right",
+    "broken": "✗ was right, now wrong",
+    "tried": "✗ not yet right",
+    "open": "○ not attempted",
+}
 
 
 @dataclass(frozen=True)
 class Exercise:
     """One exercise: its check, its points (None in a chapter), its state, the attempts so far.
 
-    ``state`` is "right" once the check has passed, "tried" after wrong answers only, else "open".
+    ``state`` is what the last check found: "right", "broken" if an earlier one was right, "tried"
+    if none was, "open" if there was none.
     """
 
     check: str
@@ -80,7 +86,7 @@ class Status:
                 points = "" if each.points is None else str(each.points)
                 rows.append([name, _STATES[each.state], str(each.attempts), points])
             return rows
-        rows = [["", "Right", "Tried", "Not attempted", "Points"]]
+        rows = [["", "Right", "Was right", "Tried", "Not attempted", "Points"]]
         for part in self.parts:
             counts = [str(part.count(state)) for state in _STATES]
             rows.append([part.title, *counts, part.points])
@@ -103,16 +109,8 @@ class Status:
 
     def _repr_html_(self) -> str:
         head, *rows = self._rows()
-        top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-        body = ""
-        for first, *rest in rows:
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-            body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
-        return (
-            f'<div class="course-table" role="status"><table><caption>'
-            f"{html.escape(self._caption())}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>"
-        )
+        table = html_table(rows, head, caption=self._caption(), row_heads=True)
+        return f'<div class="course-table" role="status">{table}</div>'
 
 
 @functools.cache
@@ -122,7 +120,11 @@ def _checks_of(module: str) -> tuple[str, ...]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"there is no module course_checks.{module}")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    names = [part.name for part in tree.body if isinstance(part, ast.FunctionDef)]
+    names = [
+        part.name if isinstance(part, ast.FunctionDef) else ast.unparse(part.targets[0])
+        for part in tree.body
+        if isinstance(part, (ast.FunctionDef, ast.Assign))
+    ]
     return tuple(name for name in names if name.startswith("check_"))
 
 
@@ -132,22 +134,21 @@ def status(assignment: str | None = None) -> Status:
     Raises:
         ValueError: there is no such assignment.
     """
-    known = assignments()
-    if assignment is not None and assignment not in known:
-        raise ValueError(f"there is no assignment {assignment!r}; there are {', '.join(known)}.")
+    chosen = assignment and known(assignment)
     entries = record.read()
 
     def exercise(check: str, points: int | None) -> Exercise:
-        entry = entries.get(check, {"right": None, "attempts": 0})
-        state = "right" if entry["right"] else "tried" if entry["attempts"] else "open"
+        entry = entries.get(check, {"passed": None, "right": None, "attempts": 0})
+        broken = "broken" if entry["right"] else "tried"
+        state = {True: "right", False: broken, None: "open"}[entry["passed"]]
         return Exercise(check, points, state, entry["attempts"])
 
     parts = []
-    if assignment is None:
+    if chosen is None:
         for module, title in CHAPTERS.items():
             parts.append(Part(title, tuple(exercise(name, None) for name in _checks_of(module))))
-    for name, entry in known.items():
-        if assignment in (None, name):
+    for name, entry in assignments().items():
+        if chosen in (None, name):
             exercises = [exercise(each["check"], each["points"]) for each in entry["exercises"]]
             written = sum(each["points"] for each in entry.get("written", []))
             parts.append(Part(entry["title"], tuple(exercises), written))
@@ -156,6 +157,7 @@ def status(assignment: str | None = None) -> Status:
 
 def panel(assignment: str) -> None:
     """Display the status of one assignment; it is brought up to date whenever a check is run."""
+    assignment = known(assignment)
     if _shown := _panels.pop(assignment, None):
         record.listeners.remove(_shown)
     handle = display(status(assignment), display_id=f"course-{assignment}-{uuid.uuid4().hex}")

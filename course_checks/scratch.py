@@ -1,29 +1,22 @@
-"""Checks for the homework "from scratch": softmax, attention, a sampler, BPE and the loss."""
+"""Exercises of the homework "from scratch": softmax, attention, the loss, a sampler, BPE."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_checks import Verdict, Wrong, check
-from course_checks.answers import (
-    as_number,
-    as_tensor,
-    call,
-    call_for_tensor,
-    draw,
-    expect_shape,
-    name_mistake,
-    name_number,
-    near,
-    same,
-)
-from course_utils.attention import causal_mask, scaled_dot_product_attention
-from course_utils.sampling import keep_top_k, keep_top_p
+from course_checks import Verdict
+from course_checks.answers import draw
+from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal, changed
+from course_checks.exercises import Exercise, Way
+from course_checks.generation import FILTERED, NUCLEI, nucleus, top_k
 
 __all__ = [
     "Verdict",
@@ -36,518 +29,620 @@ __all__ = [
 ]
 
 Words = Mapping[tuple[str, ...], int]
+INF = math.inf
+
+
+def _shares(powers: Tensor) -> Tensor:
+    return powers / powers.sum(-1, keepdim=True)
+
 
 # --- 1: softmax ------------------------------------------------------------------------------
 
 
-@check
-def check_softmax(answer: Callable) -> str:
-    """Check ``softmax(logits)`` over the last dimension of ``(…, V)``."""
-    one = torch.tensor([1.0, 2.0, 3.0])
-    found = call_for_tensor(answer, one)
-    expect_shape(found, (3,), "(V,)")
-    e = one.exp()
-    name_mistake(
-        found,
-        {
-            "You divided the logits by their sum. Take their exponentials first.": one / one.sum(),
-            "These are the exponentials; divide them by their sum.": e,
-            "These are the exponentials, with the largest set to 1; divide them by their sum.": e
-            / e.max(),
-            "This is the softmax of the negative logits: the largest logit gets the smallest "
-            "share.": (-one).softmax(-1),
-            "You used powers of 2; the softmax uses powers of e.": (one * math.log(2)).softmax(-1),
-            "This is the logarithm of the softmax.": one.log_softmax(-1),
-        },
-    )
-    if not same(found, one.softmax(-1)):
-        raise Wrong(f"softmax([1, 2, 3]) is {one.softmax(-1).numpy().round(4)}, not {found}.")
-    logits = draw(2, 3, 5)
-    found = call_for_tensor(answer, logits)
-    expect_shape(found, (2, 3, 5), "that of the logits,")
-    name_mistake(
-        found,
-        {
-            "Your sum runs over the whole tensor; each row sums to 1 by itself: "
-            "sum(dim=-1, keepdim=True).": logits.exp() / logits.exp().sum(),
-            "The softmax runs over the first dimension; it belongs over the last.": logits.softmax(
-                0
-            ),
-            "The softmax runs over the second dimension; it belongs over the last, "
-            "dim=-1.": logits.softmax(1),
-        },
-    )
-    if not same(found, logits.softmax(-1)):
-        raise Wrong("Right for one row, wrong for logits of shape (2, 3, 5).")
-    rows = torch.tensor([[1000.0, 999.0], [-1000.0, -1001.0]])
-    if not same(call_for_tensor(answer, rows), rows.softmax(-1)):
-        raise Wrong(
-            "Right for ordinary logits, but exp(1000) overflows and exp(-1000) is 0. Subtract the "
-            "largest logit of each row first: the shares stay the same."
-        )
-    return "Adding one number to all logits changes nothing: only their differences matter."
+def _softmax_inputs(seed: int) -> list[tuple]:
+    shapes = (2,), (5,), (2, 3), (3, 3), (2, 3, 5), (4, 2, 3, 3)
+    calls = [(2 * draw(*shape, seed=seed + n),) for n, shape in enumerate(shapes)]
+    row = draw(2, seed=seed)
+    far = torch.tensor([0.0, 0.0, 1000.0]) + row[0]
+    large = row + 1000, row - 1000, torch.stack([row + 1000, row - 1000]), far
+    return [*calls, *((logits,) for logits in large)]
 
+
+check_softmax = Exercise(
+    name="softmax",
+    task="The softmax over the last dimension of (..., V), for logits of any size.",
+    right=lambda logits: logits.softmax(-1),
+    inputs=_softmax_inputs,
+    shape="(..., V)",
+    mistakes={
+        "You divided the logits by their sum. Take their exponentials first.": (
+            lambda x: x / x.sum(-1, keepdim=True)
+        ),
+        "These are the exponentials; divide them by their sum.": lambda x: x.exp(),
+        "These are the exponentials, with the largest set to 1; divide them by their sum.": (
+            lambda x: (x - x.amax(-1, keepdim=True)).exp(),
+            lambda x: x.exp() / x.exp().amax(-1, keepdim=True),
+        ),
+        "This is the softmax of the negative logits: the largest logit gets the smallest share.": (
+            lambda x: (-x).softmax(-1)
+        ),
+        "You used powers of 2; the softmax uses powers of e.": (
+            lambda x: (x * math.log(2)).softmax(-1),
+            lambda x: _shares(2 ** (x - x.amax(-1, keepdim=True))),
+        ),
+        "This is the logarithm of the softmax.": lambda x: x.log_softmax(-1),
+        "Your sum runs over the whole tensor; each row sums to 1 by itself: "
+        "sum(dim=-1, keepdim=True).": (
+            lambda x: x.flatten().softmax(-1).view_as(x),
+            lambda x: (
+                (x - x.amax(-1, keepdim=True)).exp() / (x - x.amax(-1, keepdim=True)).exp().sum()
+            ),
+            lambda x: x.exp() / x.exp().sum(),
+        ),
+        "The softmax runs over the first dimension; it belongs over the last.": (
+            lambda x: x.softmax(0)
+        ),
+        "The softmax runs over the second dimension; it belongs over the last, dim=-1.": (
+            lambda x: x.softmax(min(1, x.dim() - 1)),
+            lambda x: x.softmax(1),
+        ),
+        "Each sum must stand beside its row: sum(dim=-1, keepdim=True). Without keepdim row i is "
+        "divided by the sum of another.": (
+            lambda x: x.softmax(-1) * x.exp().sum(-1, keepdim=True) / x.exp().sum(-1),
+            lambda x: x.exp() / x.exp().sum(-1),
+            lambda x: (x - x.max()).exp() / (x - x.max()).exp().sum(-1),
+        ),
+        "Right for ordinary logits, but exp(1000) overflows and exp(-1000) is 0. Subtract the "
+        "largest logit of each row first: the shares stay the same.": lambda x: _shares(x.exp()),
+        "You subtracted the mean; that leaves exponents that overflow. Subtract the largest logit "
+        "of each row.": lambda x: _shares((x - x.mean(-1, keepdim=True)).exp()),
+        "You subtracted the largest logit of the whole tensor; in a row far below it all "
+        "exponentials are 0. Subtract each row's own: max(dim=-1, keepdim=True).": (
+            lambda x: _shares((x - x.max()).exp())
+        ),
+        "You cut large logits off, which changes their differences. Subtract the largest logit of "
+        "each row instead.": (
+            lambda x: _shares(x.clamp(-80, 80).exp()),
+            lambda x: _shares(x.clamp(max=80).exp()),
+        ),
+        "Each logit went through a sigmoid by itself; the shares of a row have one sum.": (
+            lambda x: x.sigmoid()
+        ),
+        "You took the softmax twice: the second one flattens the shares.": (
+            lambda x: x.softmax(-1).softmax(-1)
+        ),
+    },
+    notice="Adding one number to all logits changes nothing: only their differences matter.",
+)
 
 # --- 2: attention ----------------------------------------------------------------------------
 
-B, T, C, N_HEAD = 2, 5, 12, 3
-D_K = C // N_HEAD
+
+def _mha_inputs(seed: int) -> list[tuple]:
+    def call(B: int, T: int, C: int, n_head: int) -> tuple:
+        matrices = (draw(C, C, seed=seed + n) * 2 / math.sqrt(C) for n in range(1, 5))
+        return (draw(B, T, C, seed=seed), *matrices, n_head)
+
+    return [call(*sizes) for sizes in ((1, 1, 2, 1), (1, 3, 4, 1), (2, 5, 12, 3), (3, 4, 8, 4))]
 
 
-def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (-1, D_K)).transpose(1, 2)  # (B, H, T, d_k)
+def _split(x: Tensor, n_head: int) -> Tensor:
+    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)  # (B, H, T, d_k)
 
 
-def _joined(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, T, C)
+def _joined(heads: Tensor) -> Tensor:
+    return heads.transpose(1, 2).flatten(2)  # (B, T, C)
 
 
-@check
-def check_multi_head_attention(answer: Callable) -> str:
-    """Check ``multi_head_attention(x, W_q, W_k, W_v, W_o, n_head)``, causal, ``(B, T, C)``.
-
-    The projections are ``x @ W``; no biases.
-    """
-    x = draw(B, T, C)
-    matrices = tuple(draw(C, C, seed=seed) / math.sqrt(C) * 2 for seed in range(1, 5))
-    _only_projections(answer, x, matrices)
-    _one_head(answer, x, matrices)
-    found = call_for_tensor(answer, x, *matrices, N_HEAD)
-    expect_shape(found, (B, T, C), "(B, T, C)")
-    query, key, value = (_heads(x @ W) for W in matrices[:3])
-    W_o, scores, mask = matrices[3], query @ key.mT, causal_mask(T)
-
-    def out(scores: Tensor) -> Tensor:
-        weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
-        return _joined(weights @ value) @ W_o
-
-    weights = (scores / math.sqrt(D_K)).masked_fill(~mask, -math.inf).softmax(-1)
-    chopped = [(x @ W).reshape(B, N_HEAD, T, D_K) for W in matrices[:3]]
-    whole = scaled_dot_product_attention(*(x @ W for W in matrices[:3]), mask) @ W_o
-    strided = [(x @ W).unflatten(-1, (D_K, N_HEAD)).permute(0, 3, 1, 2) for W in matrices[:3]]
-    mixed = scaled_dot_product_attention(*strided, mask)
-    name_mistake(
-        found,
-        {
-            f"You divided by √n_embd (√{C}). Each head has {D_K} channels: divide by √{D_K}, the "
-            "square root of the head size.": out(scores / math.sqrt(C)),
-            "The scores are not divided by √d_k.": out(scores),
-            "n_head has no effect: all channels attend as one head.": whole,
-            "x was reshaped straight to (B, H, T, d_k), which mixes positions and heads. Make it "
-            "(B, T, H, d_k), then transpose.": _joined(scaled_dot_product_attention(*chopped, mask))
-            @ W_o,
-            "The heads were put together without the transpose back: (B, H, T, d_k) must become "
-            "(B, T, H, d_k) before it is flattened.": (weights @ value).reshape(B, T, C) @ W_o,
-            "The heads take every n_head-th channel; they take neighbours: (H, d_k), not "
-            "(d_k, H).": mixed.permute(0, 2, 3, 1).flatten(2) @ W_o,
-        },
-    )
-    right = _joined(weights @ value) @ W_o
-    if not same(found, right):
-        raise Wrong(
-            "Right for one head, wrong for three. Look at how the channels are split into heads "
-            "and put together again."
-        )
-    return "Every position, head and sequence at once: not one loop is needed."
+def _mha(
+    x: Tensor,
+    W_q: Tensor,
+    W_k: Tensor,
+    W_v: Tensor,
+    W_o: Tensor,
+    n_head: int,
+    weights: Weights = causal,
+    scale: Scale = lambda query, key: math.sqrt(query.shape[-1]),
+    split: Callable[[Tensor, int], Tensor] = _split,
+    join: Callable[[Tensor], Tensor] = _joined,
+) -> Tensor:
+    query, key, value = (split(x @ W, n_head) for W in (W_q, W_k, W_v))
+    scores = query @ key.mT / scale(query, key)
+    return join(weights(scores) @ value) @ W_o
 
 
-def _only_projections(answer: Callable, x: Tensor, matrices: Sequence[Tensor]) -> None:
-    # With one token the weight is 1: what is left is x @ W_v @ W_o.
-    found = call_for_tensor(answer, x[:, :1], *matrices, N_HEAD)
-    expect_shape(found, (B, 1, C), "(B, T, C)")
-    one, (W_q, W_k, W_v, W_o) = x[:, :1], matrices
-    name_mistake(
-        found,
-        {
-            "W_o is missing: the joined heads go through one more matrix.": one @ W_v,
-            "The values are x itself; they should be x @ W_v.": one @ W_o,
-            "The matrices are transposed: here a projection is x @ W.": one @ W_v.mT @ W_o.mT,
-            "The values were made with W_k.": one @ W_k @ W_o,
-            "The values were made with W_q.": one @ W_q @ W_o,
-        },
-    )
-    if not same(found, one @ W_v @ W_o):
-        raise Wrong("With a single token attention has no choice: the result is x @ W_v @ W_o.")
+def _changed(**parts: Callable) -> Callable[..., Tensor]:
+    return lambda *call: _mha(*call, **parts)
 
 
-def _one_head(answer: Callable, x: Tensor, matrices: Sequence[Tensor]) -> None:
-    found = call_for_tensor(answer, x, *matrices, 1)
-    query, key, value = (x @ W for W in matrices[:3])
-    mask, scores = causal_mask(T), query @ key.mT / math.sqrt(C)
-    if found.isnan().any():
-        raise Wrong("The result is not a number: a row of the mask allows no key at all.")
-    hidden = scores.masked_fill(~mask, -math.inf)
-    W_o = matrices[3]
-    name_mistake(
-        found,
-        {
-            "The mask is missing: position 0 sees what comes after it.": scores.softmax(-1)
-            @ value
-            @ W_o,
-            "The triangle is flipped: query i may look at keys 0 to i.": scores.masked_fill(
-                ~mask.mT, -math.inf
-            ).softmax(-1)
-            @ value
-            @ W_o,
-            "The mask came after the softmax, so the rows do not sum to 1. Put -inf into the "
-            "scores before it.": (scores.softmax(-1) * mask) @ value @ W_o,
-            "The softmax runs over the queries; it belongs over the keys, dim=-1.": hidden.softmax(
-                -2
-            ).nan_to_num()
-            @ value
-            @ W_o,
-            "Query and key are exchanged: the scores are query @ keyᵀ.": scores.mT.masked_fill(
-                ~mask, -math.inf
-            ).softmax(-1)
-            @ value
-            @ W_o,
-        },
-    )
-    if not same(found, hidden.softmax(-1) @ value @ W_o):
-        raise Wrong("Already with one head the result differs from masked attention, then W_o.")
-
-
-# --- 3: a sampler ----------------------------------------------------------------------------
-
-
-def _filtered(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    return keep_top_p(keep_top_k(logits / temperature, top_k), top_p).softmax(-1)
-
-
-def _cut(probabilities: Tensor, keep: Tensor) -> Tensor:
-    """Return ``probabilities`` with zeros where ``keep`` is False, made to sum to 1 again."""
-    kept = probabilities * keep
-    return kept / kept.sum(-1, keepdim=True)
-
-
-@check
-def check_sampling_probabilities(answer: Callable) -> str:
-    """Check ``sampling_probabilities(logits, temperature, top_k, top_p)``, ``(B, V)`` each."""
-    B, V = 3, 8
-    logits = 2 * draw(B, V, seed=4)
-
-    def ask(temperature: float, top_k: int, top_p: float) -> Tensor:
-        found = call_for_tensor(answer, logits, temperature, top_k, top_p)
-        expect_shape(found, (B, V), "(B, V)")
-        return found
-
-    found = ask(0.5, V, 1.0)
-    name_mistake(
-        found,
-        {
-            "You multiplied the logits by the temperature; divide.": (logits * 0.5).softmax(-1),
-            "The temperature changed nothing.": logits.softmax(-1),
-            "You divided the probabilities by the temperature and made them sum to 1 again, which "
-            "changes nothing. Divide the logits, before the softmax.": logits.softmax(-1),
-            "These are logits; return probabilities.": logits / 0.5,
-            "The softmax runs over the batch.": (logits / 0.5).softmax(0),
-        },
-    )
-    if not same(found, _filtered(logits, 0.5, V, 1.0)):
-        raise Wrong("With all tokens kept the result should be softmax(logits / temperature).")
-    p = logits.softmax(-1)
-    in_order = p.sort(-1, descending=True)
-    _name_top_k(ask(1.0, 3, 1.0), logits, p)
-    found, right = ask(1.0, V, 0.8), _filtered(logits, 1.0, V, 0.8)
-    before = in_order.values.cumsum(-1) - in_order.values
-    sorted_right = _cut(in_order.values, before < 0.8)
-    short = in_order.values.cumsum(-1) <= 0.8
-    place = in_order.indices.argsort(-1)
-    name_mistake(
-        found,
-        {
-            "The probabilities stand in sorted order: put each back to its own "
-            "token.": sorted_right,
-            "The token that crosses top_p is missing. The nucleus is the smallest set that "
-            "reaches top_p: keep a token if the sum before it is below top_p.": _cut(
-                p, short.gather(-1, place)
+check_multi_head_attention = Exercise(
+    name="multi_head_attention",
+    task="Causal multi-head attention with projections x @ W, (B, T, C).",
+    right=lambda x, W_q, W_k, W_v, W_o, n_head: _mha(x, W_q, W_k, W_v, W_o, n_head),
+    inputs=_mha_inputs,
+    shape="(B, T, C)",
+    mistakes=changed(lambda scale: _changed(scale=scale), SCALES)
+    | changed(lambda weights: _changed(weights=weights), HIDDEN)
+    | {
+        "The softmax runs over the heads or the batch; it belongs over the keys, dim=-1.": (
+            _changed(weights=partial(causal, axis=1)),
+            _changed(weights=partial(causal, axis=0)),
+        ),
+        "The softmax is missing: the scores themselves were used as weights.": (
+            _changed(weights=lambda s: s.tril())
+        ),
+        "Query and key are exchanged: the scores are query @ keyᵀ.": (
+            lambda x, q, k, v, o, n: _mha(x, k, q, v, o, n)
+        ),
+        "W_o is missing: the joined heads go through one more matrix.": (
+            lambda x, q, k, v, o, n: _mha(x, q, k, v, torch.eye(len(o)), n)
+        ),
+        "The values are x itself; they should be x @ W_v.": (
+            lambda x, q, k, v, o, n: _mha(x, q, k, torch.eye(len(v)), o, n)
+        ),
+        "The matrices are transposed: here a projection is x @ W.": (
+            lambda x, q, k, v, o, n: _mha(x, q.T, k.T, v.T, o.T, n)
+        ),
+        "The values were made with W_k.": lambda x, q, k, v, o, n: _mha(x, q, k, k, o, n),
+        "The values were made with W_q.": lambda x, q, k, v, o, n: _mha(x, q, k, q, o, n),
+        "The keys were made with W_q.": lambda x, q, k, v, o, n: _mha(x, q, q, v, o, n),
+        "n_head has no effect: all channels attend as one head.": (
+            lambda x, q, k, v, o, n: _mha(x, q, k, v, o, 1)
+        ),
+        "x was reshaped straight to (B, H, T, d_k), which mixes positions and heads. Make it "
+        "(B, T, H, d_k), then transpose.": (
+            _changed(split=lambda x, n: x.reshape(len(x), n, x.shape[1], -1)),
+            _changed(
+                split=lambda x, n: x.reshape(len(x), n, x.shape[1], -1),
+                join=lambda heads: heads.reshape(len(heads), heads.shape[2], -1),
             ),
-            "The kept probabilities do not sum to 1: divide each row by its sum.": p * (right > 0),
-            "top_p changed nothing.": p,
-            "You kept tokens whose own probability exceeds 1 - top_p. The nucleus is about the "
-            "sum of the largest.": _cut(p, p > 0.2),
-        },
-    )
-    if not same(found, right):
-        rows = [row for row in range(B) if not same(found[row], right[row])]
-        raise Wrong(f"With top_p = 0.8 alone, rows {rows} of 0 to {B - 1} are wrong.")
-    found = ask(2.0, 5, 0.7)
-    hot = (logits / 2).softmax(-1)
-    nucleus_of_all = _filtered(logits, 2.0, V, 0.7)
-    top_five = _filtered(logits, 2.0, 5, 1.0)
-    name_mistake(
-        found,
-        {
-            "Each filter worked from the unfiltered distribution. Take the nucleus of what "
-            "top_k has left, made to sum to 1.": _cut(hot, (nucleus_of_all > 0) & (top_five > 0)),
-            "The nucleus was taken before the temperature. Divide the logits first.": _cut(
-                hot, (_filtered(logits, 1.0, 5, 0.7) > 0)
-            ),
-        },
-    )
-    if not same(found, _filtered(logits, 2.0, 5, 0.7)):
-        raise Wrong(
-            "Each part is right alone, together they are not. The order is temperature, top_k, "
-            "softmax, top_p, and then each row sums to 1 again."
-        )
-    return "top_k keeps the same number of tokens everywhere, top_p as many as the model hesitates."
+        ),
+        "The heads were put together without the transpose back: (B, H, T, d_k) must become "
+        "(B, T, H, d_k) before it is flattened.": (
+            _changed(join=lambda heads: heads.reshape(len(heads), heads.shape[2], -1))
+        ),
+        "There is no transpose after the split: (B, T, H, d_k) attends between the heads of one "
+        "token, not between tokens.": _changed(
+            split=lambda x, n: x.unflatten(-1, (n, -1)),
+            join=lambda heads: heads.flatten(2),
+            weights=lambda scores: scores.softmax(-1),
+        ),
+        "The heads take every n_head-th channel; they take neighbours: (H, d_k), not (d_k, H).": (
+            _changed(
+                split=lambda x, n: x.unflatten(-1, (-1, n)).permute(0, 3, 1, 2),
+                join=lambda heads: heads.permute(0, 2, 3, 1).flatten(2),
+            )
+        ),
+    },
+    notice="Every position, head and sequence at once: not one loop is needed.",
+)
+
+# --- 3: the loss -----------------------------------------------------------------------------
 
 
-def _name_top_k(found: Tensor, logits: Tensor, p: Tensor) -> None:
-    right = _filtered(logits, 1.0, 3, 1.0)
-    smallest = logits.argsort(-1).argsort(-1) < 3
-    all_rows = logits >= logits.flatten().topk(3).values[-1]
-    fewer = logits.argsort(-1, descending=True).argsort(-1) < 2
-    name_mistake(
-        found.nan_to_num(),  # a row may have lost all of its tokens
-        {
-            "top_k changed nothing.": p,
-            "The kept probabilities do not sum to 1: set the other logits to -inf before the "
-            "softmax, or divide by the sum.": p * (right > 0),
-            "You kept the k smallest.": _cut(p, smallest),
-            "top_k was taken over the whole batch; each row keeps its own k.": _cut(
-                p, all_rows
-            ).nan_to_num(),
-            "One token too few: the k-th largest itself stays. Cut below it, not at it.": _cut(
-                p, fewer
-            ),
-            "The other logits were set to 0, which gives them a probability. Use "
-            "-inf.": logits.masked_fill(right == 0, 0.0).softmax(-1),
-        },
-    )
-    if not same(found, right):
-        raise Wrong("With top_k = 3 alone the result is wrong.")
+def _loss_inputs(seed: int) -> list[tuple]:
+    def call(B: int, T: int, V: int, pad: int, *padded: int) -> tuple:
+        ids = torch.from_numpy(np.random.default_rng(seed).integers(0, V, (B, T)))
+        ids[ids == pad] = (pad + 1) % V
+        ids[0, 1] = 0 if pad else 1  # a token 0 that is no padding
+        for row, n in enumerate(padded):
+            ids[row, T - n :] = pad
+        return 2 * draw(B, T, V, seed=seed), ids, pad
+
+    calls = [call(1, 2, 3, 2), call(2, 6, 7, 0), call(3, 4, 5, 4), call(2, 5, 5, 2)]
+    calls += [call(2, 6, 7, 0, 3), call(3, 8, 5, 4, 5, 2), call(2, 6, 9, 8, 0, 4)]
+    sure = torch.tensor([[[1000.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    return [*calls, (sure, torch.tensor([[1, 1]]), 2), (-sure, torch.tensor([[0, 0]]), 2)]
 
 
-@check
-def check_draw(answer: Callable) -> str:
-    """Check ``draw(probabilities, u)``: the ids ``(B,)`` that uniform numbers ``u`` pick."""
-    p = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3]])
-    u = torch.tensor([0.65, 0.05, 0.15, 0.75])
-    found = as_tensor(call(answer, p, u))
-    if tuple(found.shape) == (4, 1):
-        found = found[:, 0]
-    expect_shape(found, (4,), "(B,)")
-    cumulative = p.cumsum(-1)
-    right = (cumulative <= u[:, None]).sum(-1).float()
-    name_mistake(
-        found,
-        {
-            "You took the likeliest token; u decides, not only p.": p.argmax(-1).float(),
-            "Every row used the first u; each has its own.": (cumulative <= u[0]).sum(-1).float(),
-            "One too far: the token is the first whose cumulative sum exceeds u.": right + 1,
-            "One too early: the token is the first whose cumulative sum exceeds u.": right - 1,
-            "You compared u with the probabilities themselves; compare it with their cumulative "
-            "sums.": (p > u[:, None]).int().argmax(-1).float(),
-        },
-    )
-    if not same(found, right):
-        raise Wrong(
-            f"For u = {u.tolist()} the ids are {right.int().tolist()}, not {found.int().tolist()}."
-        )
-    edge = torch.tensor([[0.0, 0.5, 0.5], [0.25, 0.0, 0.75]])
-    found = as_tensor(call(answer, edge, torch.tensor([0.0, 0.25]))).flatten()
-    if found[0] == 0 or found[1] == 1:
-        raise Wrong(
-            "You drew a token whose probability is 0. The cumulative sum must be greater than u, "
-            "not equal to it: u can be exactly 0."
-        )
-    if not same(found, torch.tensor([1.0, 2.0])):
-        raise Wrong("At the borders (u = 0, or u equal to a cumulative sum) the id is wrong.")
-    generator = torch.Generator().manual_seed(1)
-    many = torch.rand(4000, generator=generator)
-    row = torch.tensor([0.15, 0.55, 0.3])
-    ids = as_tensor(call(answer, row.expand(4000, 3).contiguous(), many)).flatten()
-    shares = torch.bincount(ids.long().clamp(0, 2), minlength=3) / 4000
-    if not same(shares, row, atol=0.04):
-        raise Wrong(f"4,000 draws from {row.tolist()} came out in shares of {shares.tolist()}.")
-    return "One uniform number is all the chance there is in a token."
+def _lm_loss(
+    logits: Tensor,
+    ids: Tensor,
+    pad_id: int,
+    log_p: Callable[[Tensor], Tensor] = lambda logits: logits.log_softmax(-1),
+    real: Callable[[Tensor, Tensor, int], Tensor] = lambda inputs, targets, pad: targets != pad,
+    mean: Callable[[Tensor, Tensor], Tensor] = lambda losses, real: losses[real].mean(),
+) -> Tensor:
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    losses = -log_p(logits)[:, :-1].gather(-1, targets[..., None])[..., 0]
+    return mean(losses, real(inputs, targets, pad_id))
 
 
-# --- 4: byte-pair encoding -------------------------------------------------------------------
+def _loss(**parts: Callable) -> Callable[..., Tensor]:
+    return lambda *call: _lm_loss(*call, **parts)
+
+
+def _unshifted(logits: Tensor, ids: Tensor, pad: int) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=pad)
+
+
+def _rolled(logits: Tensor, ids: Tensor, pad: int) -> Tensor:
+    return _unshifted(logits, ids.roll(-1, 1), pad)
+
+
+def _backwards(logits: Tensor, ids: Tensor, pad: int) -> Tensor:
+    return _unshifted(logits[:, 1:], ids[:, :-1], pad)
+
+
+def _all_pairs(logits: Tensor, ids: Tensor, pad: int) -> Tensor:
+    log_p, targets = logits[:, :-1].flatten(0, 1).log_softmax(-1), ids[:, 1:].flatten()
+    return -log_p[targets != pad][:, targets[targets != pad]].mean()
+
+
+check_lm_loss = Exercise(
+    name="lm_loss",
+    task="The mean cross-entropy in nats of every token given those before it, without padding.",
+    right=lambda logits, ids, pad_id: _lm_loss(logits, ids, pad_id).item(),
+    inputs=_loss_inputs,
+    mistakes={
+        "Nothing is shifted: the logits at position t are compared with the token at t, which the "
+        "model has read. They predict the token at t + 1.": (
+            _unshifted,
+            lambda a, i, p: F.cross_entropy(a.flatten(0, 1), i.flatten()),
+        ),
+        "The shift goes the wrong way: the logits at t predict the token at t + 1.": _backwards,
+        "`roll` brings the first token round to the end. Drop the last position: nothing is known "
+        "about what follows it.": _rolled,
+        "The sign is missing.": lambda *call: -_lm_loss(*call),
+        "This is the sum; the loss is the mean.": (
+            _loss(mean=lambda losses, real: losses[real].sum())
+        ),
+        "You divided by all B · T positions; only the targets that are not padding were "
+        "predicted.": lambda a, i, p: (
+            _loss(mean=lambda x, real: x[real].sum())(a, i, p) / i.numel()
+        ),
+        "You divided by the number of sequences; the mean is taken over tokens.": (
+            lambda a, i, p: _loss(mean=lambda x, real: x[real].sum())(a, i, p) / len(i)
+        ),
+        "The logits went in without a softmax.": _loss(log_p=lambda logits: logits),
+        "The logarithm is missing: the loss of a token is -log p, not -p.": (
+            _loss(log_p=lambda logits: logits.softmax(-1)),
+            lambda *call: 1 - _loss(log_p=lambda logits: -logits.softmax(-1))(*call),
+        ),
+        "The softmax runs over the positions, dim=1; the probabilities of one position are "
+        "dim=-1.": _loss(log_p=lambda logits: logits.log_softmax(1)),
+        "The softmax runs over the batch, dim=0; the probabilities of one position are dim=-1.": (
+            _loss(log_p=lambda logits: logits.log_softmax(0))
+        ),
+        "These are bits; the loss is asked for in nats, with the natural logarithm.": (
+            _loss(log_p=lambda logits: logits.log_softmax(-1) / math.log(2))
+        ),
+        "This is the perplexity, exp(loss); the loss itself is asked for.": (
+            lambda *call: _lm_loss(*call).exp()
+        ),
+        "This is the mean over the vocabulary; only the token that came counts.": (
+            lambda a, i, p: -a[:, :-1].log_softmax(-1)[i[:, 1:] != p].mean()
+        ),
+        "`log_p[:, targets]` takes every target at every position. Take each position's own: "
+        "`gather`, or `log_p[arange, targets]`.": _all_pairs,
+        "The padding counts as tokens to predict. Leave out the positions whose target is "
+        "pad_id.": _loss(mean=lambda losses, real: losses.mean()),
+        "The padding was set to 0 but still counted in the mean: divide by the number of real "
+        "targets.": _loss(mean=lambda losses, real: (losses * real).mean()),
+        "This is the mean of the rows' means, in which a token of a short row counts for more. "
+        "Take one mean over all real targets.": _loss(
+            mean=lambda losses, real: ((losses * real).sum(-1) / real.sum(-1)).mean()
+        ),
+        "You left out where the input is padding. What counts is whether the target is.": (
+            _loss(real=lambda inputs, targets, pad: inputs != pad)
+        ),
+        "The padding is 0 only by chance: compare with pad_id.": (
+            _loss(real=lambda inputs, targets, pad: targets != 0)
+        ),
+        "You kept the padding and left out the tokens.": (
+            _loss(real=lambda inputs, targets, pad: targets == pad)
+        ),
+        "Right for ordinary logits; with a logit of 1000 exp overflows, and log(0) is -inf. Use "
+        "log_softmax, or subtract the largest logit first and take the logarithm of the sum.": (
+            _loss(log_p=lambda logits: _shares(logits.exp()).log()),
+            _loss(log_p=lambda logits: logits.softmax(-1).log()),
+            _loss(log_p=lambda logits: (logits.softmax(-1) + 1e-9).log()),
+            _loss(log_p=lambda logits: (logits.softmax(-1) + 1e-12).log()),
+            _loss(log_p=lambda logits: logits - logits.exp().sum(-1, keepdim=True).log()),
+        ),
+    },
+    without={
+        "cross_entropy": lambda logits, ids, pad_id: F.cross_entropy(
+            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad_id
+        ),
+        "CrossEntropyLoss": lambda logits, ids, pad_id: torch.nn.CrossEntropyLoss(
+            ignore_index=pad_id
+        )(logits[:, :-1].mT, ids[:, 1:]),
+    },
+    notice="It is what torch computes with ignore_index, and what every decoder is trained on.",
+)
+
+# --- 4: a sampler ----------------------------------------------------------------------------
+
+
+def _probabilities(
+    logits: Tensor,
+    temperature: float,
+    k: int,
+    top_p: float,
+    cut: Way = top_k,
+    softmax: Callable[[Tensor], Tensor] = lambda logits: logits.softmax(-1),
+    nucleus: Way = nucleus,
+    unit: Callable[[Tensor], Tensor] = _shares,
+) -> Tensor:
+    return unit(nucleus(softmax(cut(logits / temperature, k)), top_p))
+
+
+def _sampler(**parts: Callable) -> Callable[..., Tensor]:
+    return lambda *call: _probabilities(*call, **parts)
+
+
+def _sampler_inputs(seed: int) -> list[tuple]:
+    few, V = 2 * draw(1, 3, seed=seed), 8
+    logits, more = 2 * draw(3, V, seed=seed + 1), 2 * draw(4, 11, seed=seed + 2)
+    calls = [(few, 0.5, 3, 1.0), (logits, 0.5, V, 1.0), (few, 1.0, 1, 1.0), (logits, 1.0, 3, 1.0)]
+    calls += [(logits, 1.0, V, 0.8), (logits, 1.0, V, 0.1), (logits, 2.0, 5, 0.7)]
+    return [*calls, (more, 1.3, 4, 0.5), (more, 0.7, 9, 0.9)]
+
+
+def _unfiltered(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    p = (logits / temperature).softmax(-1)
+    return _shares(p * (nucleus(p, top_p) > 0) * top_k(logits, k).isfinite())
+
+
+def _nucleus_first(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    p = _shares(nucleus((logits / temperature).softmax(-1), top_p))
+    return _shares(top_k(p, k, 0.0))
+
+
+def _cold_nucleus(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    kept = _probabilities(logits, 1.0, k, top_p) > 0
+    return _shares((logits / temperature).softmax(-1) * kept)
+
+
+def _unit_too_late(logits: Tensor, temperature: float, k: int, top_p: float) -> Tensor:
+    p = (logits / temperature).softmax(-1) * top_k(logits, k).isfinite()
+    return _shares(nucleus(p, top_p))
+
+
+check_sampling_probabilities = Exercise(
+    name="sampling_probabilities",
+    task="Temperature, top_k, softmax, top_p, and each row sums to 1 again, (B, V).",
+    right=lambda logits, temperature, top_k, top_p: _probabilities(
+        logits, temperature, top_k, top_p
+    ),
+    inputs=_sampler_inputs,
+    shape="(B, V)",
+    mistakes=changed(lambda cut: _sampler(cut=cut), FILTERED)
+    | changed(lambda nucleus: _sampler(nucleus=nucleus), NUCLEI)
+    | {
+        "You multiplied the logits by the temperature; divide.": (
+            lambda z, t, k, p: _probabilities(z, 1 / t, k, p)
+        ),
+        "The temperature changed nothing. If you divided the probabilities by it and made them sum "
+        "to 1 again, it cancelled: divide the logits, before the softmax.": (
+            lambda z, t, k, p: _probabilities(z, 1.0, k, p)
+        ),
+        "These are logits; return probabilities.": (
+            lambda z, t, k, p: (z / t).masked_fill(_probabilities(z, t, k, p) == 0, -INF)
+        ),
+        "The softmax runs over the batch; it belongs over the vocabulary, dim=-1.": (
+            _sampler(softmax=lambda logits: logits.softmax(0))
+        ),
+        "The probabilities do not sum to 1 in the end: divide each row by its sum.": (
+            _sampler(unit=lambda p: p)
+        ),
+        "The probabilities were divided by the sum of the whole batch; each row has its own: "
+        "sum(dim=-1, keepdim=True).": _sampler(unit=lambda p: p / p.sum()),
+        "You took a softmax of the probabilities in the end; divide each row by its sum.": (
+            _sampler(unit=lambda p: p.softmax(-1))
+        ),
+        "Each filter worked from the unfiltered distribution, or the nucleus came first. Take the "
+        "nucleus of what top_k has left, made to sum to 1: set the other logits to -inf before the "
+        "softmax.": (_unfiltered, _unit_too_late, _nucleus_first),
+        "The filters worked before the temperature did. Divide the logits first.": _cold_nucleus,
+    },
+    notice="top_k keeps the same number of tokens everywhere, top_p more when the model hesitates.",
+)
+
+# --- 5: draw ---------------------------------------------------------------------------------
+
+
+def _draw_inputs(seed: int) -> list[tuple]:
+    """Return probabilities in 16ths, which all number formats hold exactly, and each row's u."""
+    rng = np.random.default_rng(seed)
+    row = torch.tensor([[0.25, 0.5, 0.25]])
+    rows = torch.tensor([[0.25, 0.5, 0.25], [0.625, 0.125, 0.25], [0.125, 0.125, 0.75]])
+    many = torch.from_numpy(rng.multinomial(16, [0.2, 0.1, 0.3, 0.15, 0.25], 40) / 16).float()
+    between = torch.from_numpy(rng.integers(0, 16, 40) / 16 + 1 / 32).float()
+    borders = torch.tensor([[0.0, 0.5, 0.5], [0.25, 0.0, 0.75], [0.25, 0.5, 0.25]])
+    calls = [(row, torch.tensor([0.4])), (row, torch.tensor([0.9])), (rows, between[:3])]
+    calls += [(rows, torch.tensor([0.7, 0.05, 0.2])), (many, between)]
+    return [*calls, (borders, torch.tensor([0.0, 0.25, 0.75])), (many, between - 1 / 32)]
+
+
+check_draw = Exercise(
+    name="draw",
+    task="The ids (B,) that uniform numbers u pick: the first whose cumulative sum is above u.",
+    right=lambda probabilities, u: (probabilities.cumsum(-1) <= u[:, None]).sum(-1),
+    inputs=_draw_inputs,
+    shape="(B,)",
+    mistakes={
+        "You took the likeliest token; u decides, not only p.": lambda p, u: p.argmax(-1),
+        "Every row used the first u; each has its own.": (
+            lambda p, u: (p.cumsum(-1) <= u[0]).sum(-1)
+        ),
+        "Every row used the first row's probabilities; each has its own.": (
+            lambda p, u: (p[0].cumsum(-1) <= u[:, None]).sum(-1)
+        ),
+        "One too far: the token is the first whose cumulative sum exceeds u, counted from 0.": (
+            lambda p, u: (p.cumsum(-1) <= u[:, None]).sum(-1) + 1
+        ),
+        "One too early: the token is the first whose cumulative sum exceeds u.": (
+            lambda p, u: (p.cumsum(-1) <= u[:, None]).sum(-1) - 1,
+            lambda p, u: ((p.cumsum(-1) <= u[:, None]).sum(-1) - 1).clamp(0),
+        ),
+        "You compared u with the probabilities; compare it with their cumulative sums.": (
+            lambda p, u: (p > u[:, None]).int().argmax(-1),
+            lambda p, u: (p <= u[:, None]).sum(-1),
+        ),
+        "A cumulative sum equal to u counts as above it, so that a token of probability 0 can be "
+        "drawn. It must be greater: u can be exactly 0.": (
+            lambda p, u: (p.cumsum(-1) < u[:, None]).sum(-1),
+            lambda p, u: (p.cumsum(-1) >= u[:, None]).int().argmax(-1),
+        ),
+        "You counted the sums that are above u; the id is the number of those at or below it.": (
+            lambda p, u: (p.cumsum(-1) > u[:, None]).sum(-1)
+        ),
+        "The cumulative sum runs over the batch; it belongs over the vocabulary, dim=-1.": (
+            lambda p, u: (p.cumsum(0) <= u[:, None]).sum(-1)
+        ),
+        "You sorted the probabilities first, so the places are no ids any more.": (
+            lambda p, u: (p.sort(descending=True).values.cumsum(-1) <= u[:, None]).sum(-1)
+        ),
+        "You took the token whose cumulative sum is nearest to u; the first above it is drawn.": (
+            lambda p, u: (p.cumsum(-1) - u[:, None]).abs().argmin(-1)
+        ),
+        "These are probabilities, not ids: return the places in the vocabulary.": (
+            lambda p, u: p.gather(-1, (p.cumsum(-1) <= u[:, None]).sum(-1, keepdim=True))[:, 0]
+        ),
+        "One id for each row is asked for, (B,): one dimension too many.": (
+            lambda p, u: (p.cumsum(-1) <= u[:, None]).sum(-1, keepdim=True)
+        ),
+    },
+    notice="One uniform number is all the chance there is in a token.",
+)
+
+# --- 6: byte-pair encoding -------------------------------------------------------------------
 
 
 def _merge(tokens: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]:
     out: list[str] = []
     rest = list(tokens)
     while rest:
-        if tuple(rest[:2]) == pair:
-            out.append(rest[0] + rest[1])
-            rest = rest[2:]
-        else:
-            out.append(rest.pop(0))
+        n = 2 if tuple(rest[:2]) == pair else 1
+        out.append("".join(rest[:n]))
+        rest = rest[n:]
     return tuple(out)
 
 
-def _counts(words: Sequence[tuple[tuple[str, ...], int]]) -> Counter:
-    counts: Counter = Counter()
-    for tokens, n in words:
-        for pair in pairwise(tokens):
-            counts[pair] += n
-    return counts
+def _merge_once(tokens: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]:
+    for i, neighbours in enumerate(pairwise(tokens)):
+        if neighbours == pair:
+            return (*tokens[:i], "".join(pair), *tokens[i + 2 :])
+    return tuple(tokens)
 
 
-def _bpe(words: Words, n_merges: int, tie: Callable = max, weigh: bool = True) -> list:
-    """Return the merges; with ``tie=min`` or ``weigh=False`` those of a usual mistake."""
-    current = [(tokens, n if weigh else 1) for tokens, n in words.items()]
-    merges = []
-    for _ in range(n_merges):
-        counts = _counts(current)
-        if not counts:
+def _merge_text(tokens: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]:
+    return tuple(" ".join(tokens).replace(" ".join(pair), "".join(pair)).split())
+
+
+def _greater(counts: Counter) -> Any:
+    return max(counts, key=lambda pair: (counts[pair], pair))
+
+
+def _bpe(
+    words: Words,
+    n_merges: int,
+    best: Callable[[Counter], Any] = _greater,
+    weight: Callable[[int], int] = lambda n: n,
+    merge: Callable = _merge,
+    again: bool = True,
+    careful: bool = True,
+) -> list[tuple[str, str]]:
+    words, merges, counts = list(words.items()), [], Counter()
+    while len(merges) < n_merges:
+        if again or not merges:
+            counts = Counter()
+            for tokens, n in words:
+                for pair in pairwise(tokens):
+                    counts[pair] += weight(n)
+        if careful and not counts:
             break
-        most = max(counts.values())
-        pair = tie(pair for pair, n in counts.items() if n == most)
-        merges.append(pair)
-        current = [(_merge(tokens, pair), n) for tokens, n in current]
+        merges.append(best(counts))
+        counts.pop(merges[-1])
+        words = [(merge(tokens, merges[-1]), n) for tokens, n in words]
     return merges
 
 
-CORPUS = {
-    tuple("lower"): 2,
-    tuple("newest"): 6,
-    tuple("widest"): 3,
-    tuple("low"): 5,
-    tuple("banana"): 4,
-    tuple("wewewe"): 1,
-}
+def _changed_bpe(**parts: Any) -> Callable[[Words, int], list]:
+    return lambda words, n: _bpe(words, n, **parts)
 
 
-@check
-def check_train_bpe(answer: Callable) -> str:
-    """Check ``train_bpe(words, n_merges)`` -> the merges in order, a list of pairs."""
+def _across_words(words: Words, n_merges: int) -> list[tuple[str, str]]:
+    text = tuple(token for tokens, n in words.items() for _ in range(n) for token in tokens)
+    return _bpe({text: 1}, n_merges)
 
-    def ask(words: Words, n: int) -> list:
-        given = dict(words)
-        result = call(answer, given, n)
-        if given != dict(words):
-            raise Wrong("Your function changed the dict that it was given: work on a copy.")
-        if isinstance(result, Mapping):
-            raise Wrong("You returned a dict; return the list of pairs, in the order of merging.")
-        merges = [tuple(pair) if isinstance(pair, list) else pair for pair in result]
-        if merges and isinstance(merges[0], str):
-            raise Wrong("You returned the joined tokens; return pairs such as ('e', 's').")
-        return merges
 
-    if (found := ask({("a", "b"): 3}, 1)) != [("a", "b")]:
-        raise Wrong(f"In a corpus of one word, a b, one merge is [('a', 'b')], not {found}.")
-    right = _bpe(CORPUS, 8)
-    found = ask(CORPUS, 8)
-    first = _counts(list(CORPUS.items()))
-    mistakes = {
+def _bpe_inputs(seed: int) -> list[tuple]:
+    rng = np.random.default_rng(seed)
+    texts = ["".join("abcd"[i] for i in rng.integers(0, 4, 6)) for _ in range(8)]
+    drawn = {tuple(text): int(n) for text, n in zip(texts, rng.integers(1, 9, 8), strict=True)}
+    corpus = {"lower": 2, "newest": 6, "widest": 3, "low": 5, "banana": 4, "wewewe": 1}
+    repeated = {tuple("aaaa"): 3, tuple("aab"): 2}
+    ties = {tuple("abxcd"): 2, tuple("cdyab"): 2, tuple("bazdc"): 2}
+    corpus = {tuple(word): n for word, n in corpus.items()}
+    calls = [({("a", "b"): 3}, 1), (repeated, 2), (ties, 3), (corpus, 8), (drawn, 6)]
+    inside = {tuple("we"): 9, tuple("wes"): 1, tuple("es"): 4}
+    return [*calls, (inside, 3), (repeated, 3), ({tuple("abc"): 3}, 5), ({("a",): 2}, 1)]
+
+
+check_train_bpe = Exercise(
+    name="train_bpe",
+    task="The merges of byte-pair encoding in order, ties to the greater pair.",
+    right=lambda words, n_merges: _bpe(words, n_merges),
+    inputs=_bpe_inputs,
+    mistakes={
         "You took the most frequent pairs of the first count. Count again after each merge: new "
-        "tokens make new pairs.": sorted(first, key=lambda pair: (-first[pair], pair))[:8],
-        "You took the most frequent pairs of the first count. Count again after each merge: new "
-        "tokens make new pairs, and ties go to the greater pair.": sorted(
-            first, key=lambda pair: (first[pair], pair), reverse=True
-        )[:8],
-        "Each different word counted once. A pair counts as often as its word occurs.": _bpe(
-            CORPUS, 8, weigh=False
+        "tokens make new pairs.": (
+            _changed_bpe(again=False),
+            _changed_bpe(again=False, best=lambda counts: counts.most_common(1)[0][0]),
         ),
-        "Ties go to the greater pair, as Python compares tuples; yours go to the smaller.": _bpe(
-            CORPUS, 8, tie=min
+        "Each different word counted once. A pair counts as often as its word occurs.": (
+            _changed_bpe(weight=lambda n: 1)
+        ),
+        "Ties go to the greater pair, as Python compares tuples; yours go to the smaller.": (
+            _changed_bpe(best=lambda counts: min(counts, key=lambda pair: (-counts[pair], pair)))
         ),
         "Ties go to the greater pair, as Python compares tuples; yours go to the one that was "
-        "counted first.": _bpe(CORPUS, 8, tie=next),
-        "One merge too many: n_merges is the number of pairs to return.": _bpe(CORPUS, 9),
-        "One merge too few: n_merges is the number of pairs to return.": right[:-1],
-    }
-    for diagnosis, wrong in mistakes.items():
-        if found == wrong and wrong != right:
-            raise Wrong(diagnosis)
-    if found != right:
-        agree = next((i for i, pair in enumerate(right) if found[i : i + 1] != [pair]), 7)
-        raise Wrong(
-            f"The first {agree} of your merges are right; the next should be {right[agree]}. The "
-            f"corpus of this check is {CORPUS}."
-        )
-    repeated = {tuple("aaaa"): 3, tuple("aab"): 2}
-    if (found := ask(repeated, 3)) != _bpe(repeated, 3):
-        raise Wrong(
-            f"With {repeated} the merges are {_bpe(repeated, 3)}, not {found}: in a a a a "
-            "the pair stands three times, and is merged twice, from left to right."
-        )
-    try:
-        found = ask({("a", "b"): 3}, 5)
-    except (ValueError, IndexError) as error:
-        raise Wrong(
-            "When every word is one token there is no pair left, and your function stops with "
-            f"{type(error).__name__}. Return the merges so far."
-        ) from error
-    if found != [("a", "b")]:
-        raise Wrong(f"When no pair is left, stop: expected [('a', 'b')], not {found}.")
-    return "The order of the merges is the tokenizer: encoding replays them."
-
-
-# --- 5: the loss -----------------------------------------------------------------------------
-
-
-@check
-def check_lm_loss(answer: Callable) -> str:
-    """Check ``lm_loss(logits, ids, pad_id)`` for ``(B, T, V)`` and ``(B, T)``, mean in nats."""
-    B, T, V, pad = 2, 6, 7, 0
-    logits = 2 * draw(B, T, V, seed=9)
-    ids = torch.tensor([[3, 1, 4, 1, 5, 2], [6, 2, 5, 3, 4, 1]])
-    found = as_number(call(answer, logits, ids, pad), "mean loss")
-    log_p = logits.log_softmax(-1)
-    right = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
-    name_number(
-        found,
-        {
-            "Nothing is shifted: the logits at position t are compared with the token at t, which "
-            "the model has read. They predict the token at t + 1.": F.cross_entropy(
-                logits.flatten(0, 1), ids.flatten()
-            ).item(),
-            "The shift goes the wrong way: the logits at t predict the token at "
-            "t + 1.": F.cross_entropy(logits[:, 1:].flatten(0, 1), ids[:, :-1].flatten()).item(),
-            "`roll` brings the first token round to the end. Drop the last position: nothing is "
-            "known about what follows it.": F.cross_entropy(
-                logits.flatten(0, 1), ids.roll(-1, 1).flatten()
-            ).item(),
-            "The sign is missing.": -right,
-            "This is the sum; the loss is the mean.": right * B * (T - 1),
-            "You divided by all B · T positions; B · (T - 1) tokens were predicted.": right
-            * (T - 1)
-            / T,
-            "The logits went in without a softmax.": -logits[:, :-1]
-            .gather(-1, ids[:, 1:, None])
-            .mean()
-            .item(),
-            "This is the mean over the vocabulary; only the token that came counts.": -log_p[:, :-1]
-            .mean()
-            .item(),
-        },
-    )
-    if not near(found, right):
-        raise Wrong(f"Without any padding the result is {found:.4f}; expected {right:.4f}.")
-    padded = ids.clone()
-    padded[0, 3:] = pad
-    found = as_number(call(answer, logits, padded, pad), "mean loss")
-    targets = padded[:, 1:]
-    losses = -log_p[:, :-1].gather(-1, targets[..., None])[..., 0]  # (B, T - 1)
-    real = targets != pad
-    right = losses[real].mean().item()
-    rows = torch.stack([row[keep].mean() for row, keep in zip(losses, real, strict=True)])
-    kept = (padded[:, :-1] != pad).float()
-    name_number(
-        found,
-        {
-            "The padding counts as tokens to predict. Leave out the positions whose target is "
-            "pad_id.": losses.mean().item(),
-            "The padding was set to 0 but still counted in the mean: divide by the number of real "
-            "targets.": (losses * real).mean().item(),
-            "This is the mean of the rows' means, in which a token of a short row counts for "
-            "more. Take one mean over all real targets.": rows.mean().item(),
-            "You left out where the input is padding. What counts is whether the target is.": (
-                (losses * kept).sum() / kept.sum()
-            ).item(),
-        },
-    )
-    if not near(found, right):
-        raise Wrong(f"With padding the result is {found:.4f}; expected {right:.4f}.")
-    huge = torch.tensor([[[1000.0, 0.0], [0.0, 0.0]]])
-    if not near(as_number(call(answer, huge, torch.tensor([[1, 1]]), -1), "mean loss"), 1000):
-        raise Wrong(
-            "Right for ordinary logits; with a logit of 1000 exp overflows. Use log_softmax, or "
-            "subtract the largest logit first."
-        )
-    return "It is what torch computes with ignore_index, and what every decoder is trained on."
+        "counted first.": _changed_bpe(best=lambda counts: max(counts, key=counts.get)),
+        "Ties go to the greater pair, as Python compares tuples; yours go to the one that was "
+        "counted last.": _changed_bpe(
+            best=lambda counts: max(reversed(list(counts)), key=counts.get)
+        ),
+        "Ties go to the greater pair; yours go to the one whose joined token is longer.": (
+            _changed_bpe(
+                best=lambda counts: max(counts, key=lambda p: (counts[p], len(p[0] + p[1]), p))
+            )
+        ),
+        "You took the rarest pair, not the most frequent.": (
+            _changed_bpe(best=lambda counts: min(counts, key=lambda pair: (counts[pair], pair)))
+        ),
+        "One merge too many: n_merges is the number of pairs to return.": (
+            lambda words, n: _bpe(words, n + 1)
+        ),
+        "One merge too few: n_merges is the number of pairs to return.": (
+            lambda words, n: _bpe(words, n - 1)
+        ),
+        "When every word is one token there is no pair left, and your function stops with an "
+        "error. Return the merges so far.": (
+            _changed_bpe(careful=False),
+            _changed_bpe(careful=False, best=lambda counts: counts.most_common(1)[0][0]),
+        ),
+        "You returned the joined tokens; return pairs such as ('e', 's').": (
+            lambda words, n: ["".join(pair) for pair in _bpe(words, n)]
+        ),
+        "Only the first place in each word was merged; a pair can stand in a word several "
+        "times.": _changed_bpe(merge=_merge_once),
+        "You merged in the text, where `e s` is also found inside `we s`: compare whole tokens.": (
+            _changed_bpe(merge=_merge_text)
+        ),
+        "Pairs were counted from the end of one word to the beginning of the next; a pair lies "
+        "within a word.": _across_words,
+        "The words were not changed by a merge: put the joined token in the place of the pair.": (
+            _changed_bpe(merge=lambda tokens, pair: tokens)
+        ),
+        "You returned the merges in alphabetical order; expected the order in which they were "
+        "made.": lambda words, n: sorted(_bpe(words, n)),
+        "You returned the merges with the last one first.": lambda words, n: _bpe(words, n)[::-1],
+        "You returned pairs with their counts; return the pairs alone.": (
+            lambda words, n: [(pair, 1) for pair in _bpe(words, n)]
+        ),
+    },
+    notice="The order of the merges is the tokenizer: encoding replays them.",
+)

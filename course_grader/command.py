@@ -29,7 +29,7 @@ HOMEWORK = CHECKS.parent / "notebooks" / "homework"
 _REWRITE_SECONDS = 10  # between two versions of the tables while the grading goes on
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what ``grade`` takes."""
     parser.add_argument("submissions", type=Path, help="a folder for each student, or an export")
     parser.add_argument("--out", type=Path, default=Path("grades.csv"))

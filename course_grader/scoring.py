@@ -9,15 +9,12 @@ again at the end if it was not right then; the better verdict counts.
 """
 
 import dataclasses
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import course_checks
-from course_checks import Wrong
+from course_checks import Wrong, exercises
 from course_grader import extra_checks, protocol
 from course_grader.sandbox import Limits, StudentError, Worker, WorkerLost, Workshop, three_texts
 from course_grader.submissions import Exercise, Submission
@@ -112,24 +109,11 @@ def grade_submission(
     return Graded(status, scored, session.notes, session.written, seconds)
 
 
-def find_check(name: str) -> Callable[[Callable], Any]:
-    """Return the check of that name. Raises LookupError if the course has none."""
-    for found in pkgutil.iter_modules(course_checks.__path__):
-        module = importlib.import_module(f"course_checks.{found.name}")
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise LookupError(f"course_checks has no {name}")
-
-
 def tests_of(check: str) -> tuple[Callable, Callable | None]:
     """Return what the notebook's check does with an answer, and the same on other inputs.
 
     Each raises :class:`~course_checks.Wrong`; the second takes a seed too, and may be None.
     """
-    try:
-        from course_checks import exercises
-    except ImportError:
-        return find_check(check).__wrapped__, extra_checks.EXTRA.get(check)
     exercise = exercises.find(check)
     more = exercise.judge if exercise.seeded else extra_checks.EXTRA.get(check)
     return exercise.judge, more

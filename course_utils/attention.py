@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.layers import Linear
+from course_utils.layers import Linear, check_width
 from course_utils.positions import rotate
 
 
@@ -187,6 +187,8 @@ class MultiHeadAttention(nn.Module):
                 "cache and rotary are for self-attention; leave them out where there is a memory."
             )
         memory = x if memory is None else memory
+        check_width(x, self.query.in_features)
+        check_width(memory, self.query.in_features)
         query = self.split_heads(self.query(x), self.query_norm)  # (B, H, T_q, d_k)
         key = self.split_heads(self.key(memory), self.key_norm)  # (B, H_kv, T_k, d_k)
         value = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)

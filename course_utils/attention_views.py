@@ -1,8 +1,8 @@
-"""Attention weights to look at: BertViz's views, a soft lookup to play with, and numbers per head.
+"""Views of attention weights: BertViz's, heat maps, a soft lookup to play with, numbers per head.
 
 The views are BertViz's own [Vig, 2019, https://arxiv.org/abs/1906.05714], read from the installed
-package. Left alone, BertViz asks three addresses on the internet for scripts and pastes the tokens
-into the page unescaped. Here it runs in a sandboxed frame that brings its own d3 and jQuery.
+package. By itself BertViz loads scripts from three addresses on the internet and puts the tokens
+into the page unescaped. Here it runs in a sandboxed frame with its own d3 and jQuery.
 """
 
 import html
@@ -20,9 +20,10 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
+from course_utils.markup import in_html, in_matplotlib
 from course_utils.plots import in_book, show
 
-# BertViz asks require.js for jQuery and d3 and for nothing else, so this stands in for it.
+# BertViz uses require.js only to load jQuery and d3, so this line can replace it.
 _REQUIRE = "<script>const requirejs = (names, start) => start(jQuery, d3);</script>"
 
 # The drawing is as wide as BertViz made it; the view box lets it shrink on a narrow page.
@@ -137,7 +138,7 @@ def heat_maps(
     """Display matrices of queries (rows) by keys (columns) side by side, in one colour scale.
 
     Args:
-        panels: ``(T_q, T_k)`` each, by its title. What is infinite or NaN is left grey.
+        panels: ``(T_q, T_k)`` each, by its title. Infinite and NaN values are grey.
         queries: ``T_q`` labels.
         keys: ``T_k`` labels; the queries' by default.
         alt: a sentence for a reader who cannot see the figure.
@@ -145,7 +146,8 @@ def heat_maps(
         limits: the values at both ends of the scale; a scale with negative values has two hues.
         numbers: write the value into each cell.
     """
-    keys = queries if keys is None else keys
+    queries = [in_matplotlib(query.replace("Ġ", "")) for query in queries]
+    keys = queries if keys is None else [in_matplotlib(key.replace("Ġ", "")) for key in keys]
     cell = 0.46 if numbers else min(0.24, 4 / len(keys), 7 / len(keys) / len(panels))  # inches
     width, height = max(1.6, cell * len(keys)), max(1.6, cell * len(queries))
     size = (len(panels) * (width + 0.4) + 1.6, height + 1.3)
@@ -156,9 +158,9 @@ def heat_maps(
         values = np.asarray(matrix.detach().cpu().float())
         shown = np.ma.masked_invalid(values)
         image = axis.imshow(shown, cmap=colours, vmin=limits[0], vmax=limits[1])
-        axis.set(title=title, xlabel=axes[1])
-        axis.set_xticks(range(len(keys)), [_plain(key) for key in keys], rotation=90)
-        axis.set_yticks(range(len(queries)), [_plain(query) for query in queries])
+        axis.set(title="\n".join(map(in_matplotlib, title.split("\n"))), xlabel=axes[1])
+        axis.set_xticks(range(len(keys)), keys, rotation=90)
+        axis.set_yticks(range(len(queries)), queries)
         axis.tick_params(length=2 if any(keys) else 0)
         if numbers:
             _write_numbers(axis, image, values)
@@ -177,15 +179,10 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
         axis.text(column, row, text, color="white" if dark else "black", **style)
 
 
-def _plain(token: str) -> str:
-    """Return a token for a label: without BPE's space marker, and without TeX."""
-    return token.replace("Ġ", "").replace("$", r"\$")
-
-
 def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """Return what each head does with its attention, averaged over the queries.
 
-    The first query is left out: in a causal model it has nothing to choose from.
+    The first query is left out: in a causal model it can only look at itself.
 
     Args:
         attentions: one ``(1, H, T, T)`` tensor per layer, ``T`` at least 2.
@@ -222,7 +219,7 @@ def _checked(
     if not attentions or attentions[0] is None:
         raise ValueError(
             "There are no attention weights. Load the model with attn_implementation='eager' and "
-            "call it with output_attentions=True; the fused kernels never form the weights."
+            "call it with output_attentions=True; the fused kernels never compute the weights."
         )
     shape = tuple(attentions[0].shape)
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != (len(tokens), len(tokens)):
@@ -237,13 +234,13 @@ def _checked(
 
 
 def _rounded(attentions: Sequence[Tensor], decimals: int) -> list[Tensor]:
-    """Return the weights without digits that nobody can see; they are most of the page."""
+    """Return the weights without the digits that nobody can see; they would be most of the page."""
     # Doubles, because 0.123 in single precision prints as 0.12300000339746094.
     return [layer.detach().double().cpu().round(decimals=decimals) for layer in attentions]
 
 
 def _mended(page: str) -> str:
-    """Take the outside addresses out of BertViz's page, and write its data so that it is inert."""
+    """Remove the outside addresses from BertViz's page, and write its data so that it is inert."""
     page, tags = re.subn(r'<script src="[^"]*require[^"]*"></script>', "", page)
     page, configs = re.subn(r"require\.config\(\{.*?\}\);", "", page, flags=re.DOTALL)
     before, marker, after = page.partition("const params = ")
@@ -253,7 +250,7 @@ def _mended(page: str) -> str:
     rest = after.partition("\n")[2]  # drops the line's comment, which repeats all the data
     for view in params["attention"]:
         view["attn"] = _short(view["attn"])
-    # In JSON, "<" stands only inside strings, where \u003c means the same: no token ends a script.
+    # In JSON, "<" occurs only inside strings, where \u003c means the same: no token ends a script.
     data = json.dumps(params, separators=(",", ":")).replace("<", "\\u003c")
     return f"{_STYLE}{_scripts()}{_REQUIRE}{before}const params = {data};\n{rest}{_FIT}"
 
@@ -284,7 +281,7 @@ def _scripts() -> str:
 
 
 def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int]) -> str:
-    """Return a folded list of where each token looks, for readers who cannot use the drawing."""
+    """Return a folded list of where each token looks, for readers who cannot see the drawing."""
     mean = torch.stack([attentions[layer][0] for layer in layers]).double().mean((0, 1))
     items = []
     for token, row in zip(tokens, mean, strict=True):
@@ -294,7 +291,7 @@ def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Seque
             for weight, key in zip(top.values.tolist(), top.indices.tolist(), strict=True)
             if weight >= 0.005
         )
-        items.append(f"<li>{html.escape(f'{token}: {looks}'.replace('Ġ', ''))}</li>")
+        items.append(f"<li>{in_html(f'{token}: {looks}'.replace('Ġ', ''))}</li>")
     return (
         "<details><summary>The same in words</summary>"
         "<p>Where each token looks most, averaged over the heads and layers of this view:</p>"
@@ -308,7 +305,7 @@ def _frame(page: str, alt: str, size: str, below: str = "") -> str:
     source = source.replace("&", "&amp;").replace('"', "&quot;")  # all that an attribute needs
     attribute, script = ("data-page", _FILL) if _VENDOR in page else ("srcdoc", "")
     return (
-        '<div class="course-frame" style="overflow-x:auto">'
+        '<div class="course-frame tex2jax_ignore mathjax_ignore" style="overflow-x:auto">'
         f'<iframe title="{html.escape(alt)}" sandbox="allow-scripts" style="display:block;'
         "width:100%;box-sizing:border-box;border:1px solid #8886;border-radius:6px;"
         f'background:#fff;color-scheme:light;{size}" {attribute}="{source}"></iframe>'

@@ -4,23 +4,26 @@ Byte-pair encoding starts from the 256 bytes and keeps joining the most frequent
 neighbouring tokens. The list of joins, in the order they were learned, *is* the tokenizer.
 
 Training repeats "count all pairs and merge the most frequent one"; encoding repeats "of the pairs
-present, merge the one that was learned first". The code gives what these two sentences say, and
-does again only what a merge has changed; the tests hold it against the plain loops.
+present, merge the one that was learned first". The code returns exactly that, but redoes only what
+a merge has changed; the tests compare it with the plain loops, which chapter 2 builds.
 
 Sources: Gage, 1994 (the compression algorithm); Sennrich et al., 2016 (words into subwords);
 Radford et al., 2019 (bytes instead of characters, and the pattern that splits text first).
 """
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import regex
 
 Pair = tuple[bytes, bytes]
+Special = Literal["id", "text", "error"]
 
 #: GPT-2's pattern. It cuts a text into words with their leading space, numbers, punctuation and
 #: white space; merges never cross a cut. Together the pieces are the whole text.
@@ -30,12 +33,15 @@ PATTERN = regex.compile(
     r"|\s+(?!\S)|\s+"
 )
 
-# So far the pattern looks past the end of a word: "'" is a word only if no "re" follows.
+# How many characters past the end of a word decide where it ends: "'" is a word only if no "re"
+# follows.
 _LOOK_AHEAD = 2
 
-# Byte b becomes 255 - b, so that greater tokens come first; U+0100 after the end of a token makes
-# it come after the longer ones that start like it.
+# Byte b becomes 255 - b, so that greater tokens sort first; U+0100 is put after the end of a token
+# so that it sorts after the longer ones that begin with it.
 _DOWNWARDS = bytes(range(255, -1, -1))
+
+_SURROGATE = regex.compile(r"[\ud800-\udfff]")
 
 _CACHED_WORDS = 65_536  # words whose ids a tokenizer remembers, if they are short
 _CACHED_LENGTH = 32  # characters
@@ -48,7 +54,7 @@ def _byte_symbols() -> dict[int, str]:
     return symbols | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
 
 
-#: The visible character that stands for each byte in GPT-2's files. A byte that prints keeps
+#: The visible character that represents each byte in GPT-2's files. A byte that prints keeps
 #: its own character; the 68 others get one from U+0100 on, so that a space is written ``Ġ``.
 BYTE_SYMBOLS: dict[int, str] = _byte_symbols()
 _SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
@@ -60,10 +66,10 @@ def to_symbols(token: bytes) -> str:
 
 
 def from_symbols(symbols: str) -> bytes:
-    """Return the bytes that ``symbols`` stands for; the inverse of :func:`to_symbols`.
+    """Return the bytes that ``symbols`` represents; the inverse of :func:`to_symbols`.
 
     Raises:
-        ValueError: a character stands for no byte.
+        ValueError: a character represents no byte.
     """
     try:
         return bytes(_SYMBOL_BYTES[symbol] for symbol in symbols)
@@ -90,7 +96,7 @@ class BPETokenizer:
 
     Args:
         merges: the pairs of tokens to join, in the order they were learned.
-        special_tokens: texts such as ``<|endoftext|>`` that always are one token.
+        special_tokens: texts such as ``<|endoftext|>`` that are one token each.
         vocab: the id of each token as ``{id: bytes}``, for a tokenizer that was made elsewhere.
             By default the bytes get 0 to 255, then come the merges, then the special tokens.
 
@@ -101,7 +107,7 @@ class BPETokenizer:
 
     Raises:
         ValueError: ``vocab`` lacks a byte or the result of a merge, or a special token is empty
-            or is an ordinary token as well.
+            or is an ordinary token as well, or is not valid text.
     """
 
     def __init__(
@@ -123,20 +129,17 @@ class BPETokenizer:
         self.special_tokens: dict[str, int] = {}
         for text in special_tokens:
             self._add_special_token(text, ordinary)
-        # Longest first: where two special tokens start alike, the longer one is found.
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        anything = "|".join(map(regex.escape, longest_first))
-        self._special_pattern = regex.compile(anything or r"(?!)")  # (?!) is found nowhere
-        self._longest_special = len(longest_first[0]) if longest_first else 1
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self._cache: dict[str, list[int]] = {}
 
     def _add_special_token(self, text: str, ordinary: Mapping[bytes, None]) -> None:
-        token = text.encode()
-        if not text or token in ordinary or _written_like(text, ordinary):
+        token = text.encode(errors="surrogatepass")
+        # in GPT-2's files, a token that is written like this one
+        like_it = all(c in _SYMBOL_BYTES for c in text) and from_symbols(text) in ordinary
+        if not text or token in ordinary or like_it or _SURROGATE.search(text):
             raise ValueError(
-                f"the special token {text!r} is empty or an ordinary token as well. "
-                "Choose a text that no one writes, such as '<|endoftext|>'."
+                f"the special token {text!r} is empty, an ordinary token as well, or no valid "
+                "text. Choose a text that no one writes, such as '<|endoftext|>'."
             )
         if token not in self._ids:
             self._ids[token] = max(self.vocab) + 1
@@ -167,12 +170,12 @@ class BPETokenizer:
         :data:`PATTERN`, or across or into a special token.
 
         Args:
-            text: the text to learn from, or its pieces in order, wherever they were cut. Of
-                pieces only the distinct words are kept, so that an open file, which gives its
+            text: the text to learn from, or its pieces in order, wherever they were cut. Only the
+                distinct words of the pieces are kept, so that an open file, which yields its
                 lines, may be larger than memory.
-            vocab_size: how many tokens to end with. There are fewer where the text has no
-                pair left to merge.
-            special_tokens: texts that always are one token.
+            vocab_size: how many tokens to end with. There are fewer if the text has no pair left
+                to merge.
+            special_tokens: texts that are one token each.
 
         Raises:
             ValueError: ``vocab_size`` is too small for the bytes and the special tokens, or
@@ -186,7 +189,8 @@ class BPETokenizer:
                 f"{len(base.special_tokens)} special tokens need {base.vocab_size}."
             )
         counts: Counter[str] = Counter()
-        for words, _ in base._words([text] if isinstance(text, str) else text):
+        pieces = [text] if isinstance(text, str) else text
+        for words, _ in _words(pieces, base.special_tokens):
             counts.update(words)
         if not counts:
             raise ValueError(
@@ -198,37 +202,61 @@ class BPETokenizer:
 
     # Text to ids
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, special: Special = "id") -> list[int]:
         """Return the ids of ``text``.
 
-        A special token in the text becomes its one id; where two of them overlap, the one that
-        starts first counts, and of those that start together the longest.
+        Args:
+            text: any text. A lone surrogate, half of a character, counts as U+FFFD (�).
+            special: what to do with a special token that is written out in the text. "id": it
+                becomes its one id; where two overlap, the one that starts first counts, and of
+                those that start together the longest. "text": it is cut up like any text, which
+                is right for what other people typed. "error": it is refused.
 
         Raises:
             TypeError: ``text`` is not a ``str``.
+            ValueError: ``special`` is another value, or is "error" and the text holds such a token.
         """
         if not isinstance(text, str):
             raise TypeError(f"encode() got a {type(text).__name__}; it expects text, a str.")
-        return list(self.encode_iterable([text]))
+        return list(self.encode_iterable([text], special))
 
-    def encode_iterable(self, pieces: Iterable[str]) -> Iterator[int]:
-        """Yield the ids of ``"".join(pieces)``, reading one piece at a time.
+    def encode_iterable(self, pieces: Iterable[str], special: Special = "id") -> Iterator[int]:
+        """Return an iterator over the ids of ``"".join(pieces)``, which reads piece by piece.
 
-        The pieces may be the lines of an open file, or cut anywhere. What the next piece could
-        change is held back: the last characters in which a special token may have begun (one
-        less than the longest has), and before them the last word and the two characters that
-        the pattern looks past a word. A long word is looked at again only when the text held
-        has doubled, so at most two words' length is held. Memory grows with the longest word
-        (which may be a run of spaces) and the longest piece, not with the text.
+        The pieces may be the lines of an open file, or cut anywhere. Whatever the next piece
+        could change is held back: the last characters, in which a special token may have begun
+        (one less than the longest has), and before them the last word and the two characters
+        that the pattern looks at past a word. A long word is looked at again only when the text
+        held has doubled, so at most two words' length is held. Memory grows with the longest
+        word (which may be a run of spaces) and the longest piece, not with the text.
+
+        Args:
+            pieces: the text in pieces.
+            special: see :meth:`encode`.
 
         Raises:
             TypeError: a piece is not a ``str``.
+            ValueError: as :meth:`encode`.
         """
-        for words, special in self._words(pieces):
-            for word in words:
-                yield from self._cache.get(word) or self._encode_word(word)
-            if special is not None:
-                yield self.special_tokens[special]
+        if special not in ("id", "text", "error"):
+            raise ValueError(
+                f"special={special!r} must be 'id' (a special token becomes its id), 'text' (it is "
+                "cut up like any text) or 'error' (it is refused)."
+            )
+
+        def ids() -> Iterator[int]:
+            for words, found in _words(pieces, () if special == "text" else self.special_tokens):
+                for word in words:
+                    yield from self._cache.get(word) or self._encode_word(word)
+                if found is not None and special == "error":
+                    raise ValueError(
+                        f"the text holds the special token {found!r}. To cut it up like any text, "
+                        "pass special='text'; to give it its id, special='id'."
+                    )
+                if found is not None:
+                    yield self.special_tokens[found]
+
+        return ids()
 
     def _encode_word(self, word: str) -> list[int]:
         ids = [self._ids[token] for token in self._merge(word.encode())]
@@ -239,98 +267,39 @@ class BPETokenizer:
     def _merge(self, word: bytes) -> list[bytes]:
         """Return the tokens of one word of n bytes, in time that grows as n log n.
 
-        Of the pairs present, the one that was learned first is merged wherever it stands, from
+        Of the pairs present, the one that was learned first is merged wherever it occurs, from
         left to right; then the same again. The tokens are a linked list, and a heap holds the
-        ranks of the pairs present, so that a merge looks only at its neighbours.
+        ranks and places of the pairs present, so that a merge looks only at its neighbours.
         """
-        tokens: list[bytes | None] = [word[i : i + 1] for i in range(len(word))]
-        after = list(range(1, len(word) + 1))  # where the next token stands
-        before = list(range(-1, len(word) - 1))
-        places: dict[int, list[int]] = {}  # rank of a pair -> where it was seen
-        ranks: list[int] = []  # heap of the keys of places
+        n, heap = len(word), []
+        tokens: list[bytes | None] = [word[i : i + 1] for i in range(n)]
+        after, before = list(range(1, n + 1)), list(range(-1, n - 1))  # the neighbours' places
 
         def note(i: int) -> None:
             """Note that the token at ``i`` and the next one may be merged."""
-            if i < 0 or after[i] == len(word):
-                return
-            rank = self._ranks.get((tokens[i], tokens[after[i]]))
-            if rank in places:
-                places[rank].append(i)
-            elif rank is not None:
-                places[rank] = [i]
-                heappush(ranks, rank)
+            if i >= 0 and after[i] < n:
+                rank = self._ranks.get((tokens[i], tokens[after[i]]))
+                if rank is not None:
+                    heappush(heap, (rank, i))
 
-        for i in range(len(word)):
+        for i in range(n):
             note(i)
-        while ranks:
-            rank = heappop(ranks)
+        while heap:
+            rank, merged = heap[0][0], []
             left, right = self.merges[rank]
-            merged = []
-            for i in sorted(places.pop(rank)):
+            while heap and heap[0][0] == rank:
+                i = heappop(heap)[1]
                 j = after[i]
                 # An earlier merge may have taken either token.
-                if tokens[i] != left or j == len(word) or tokens[j] != right:
-                    continue
-                tokens[i], tokens[j] = left + right, None
-                after[i] = after[j]
-                if after[i] < len(word):
-                    before[after[i]] = i
-                merged.append(i)
+                if tokens[i] == left and j < n and tokens[j] == right:
+                    tokens[i], tokens[j], after[i] = left + right, None, after[j]
+                    if after[i] < n:
+                        before[after[i]] = i
+                    merged.append(i)
             for i in merged:
                 note(before[i])
                 note(i)
         return [token for token in tokens if token is not None]
-
-    # Text to words
-
-    def _words(self, pieces: Iterable[str]) -> Iterator[tuple[list[str], str | None]]:
-        """Yield words in order, and the special token that follows them, if one does.
-
-        The words are those of ``PATTERN.findall`` on the whole text between two special tokens.
-        """
-        text, enough = "", 0
-        for more, special in self._split(pieces):
-            text += more
-            if special is None and len(text) < enough:
-                continue
-            words = PATTERN.findall(text)
-            end = len(text)
-            if special is None:
-                # What follows the text is not known: keep the words that may depend on it.
-                while words and end > len(text) - _LOOK_AHEAD:
-                    end -= len(words.pop())
-            yield words, special
-            text = text[end:]
-            # Look at a long word again when it has doubled, not for each of its letters.
-            enough = 2 * len(text)
-        yield PATTERN.findall(text), None
-
-    def _split(self, pieces: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-        """Yield ordinary text, and the special token that follows it; None where it goes on."""
-        text = ""
-        for piece in pieces:
-            if not isinstance(piece, str):
-                raise TypeError(
-                    f"a piece of the text is of type {type(piece).__name__}; expected str. "
-                    "Open a file as text: open(path, encoding='utf-8')."
-                )
-            text += piece
-            # Whether a special token starts at i is known if the longest would fit there.
-            known = max(0, len(text) - self._longest_special + 1)
-            start = 0
-            for match in self._special_pattern.finditer(text):
-                if match.start() >= known:
-                    break
-                yield text[start : match.start()], match[0]
-                start = match.end()
-            known = max(start, known)
-            yield text[start:known], None
-            text = text[known:]
-        start = 0
-        for match in self._special_pattern.finditer(text):
-            yield text[start : match.start()], match[0]
-            start = match.end()
-        yield text[start:], None
 
     # Ids to text
 
@@ -372,12 +341,7 @@ class BPETokenizer:
         )
 
     @classmethod
-    def from_files(
-        cls,
-        vocab_path: str | Path,
-        merges_path: str | Path,
-        special_tokens: Iterable[str] = (),
-    ) -> "BPETokenizer":
+    def from_files(cls, vocab_path: str | Path, merges_path: str | Path) -> "BPETokenizer":
         """Load a tokenizer from two files in GPT-2's format.
 
         An entry of the vocabulary that is neither a byte nor the result of a merge is a special
@@ -386,7 +350,6 @@ class BPETokenizer:
         Args:
             vocab_path: ``vocab.json``, ``{token: id}``.
             merges_path: ``merges.txt``, one pair a line.
-            special_tokens: further special tokens; those not in the file get the next ids.
 
         Raises:
             ValueError: a file is not in this format; the message says where.
@@ -397,18 +360,77 @@ class BPETokenizer:
         entries = _read_vocab(Path(vocab_path))
         special = [text for text in entries if text not in ordinary]
         vocab = {
-            id_: from_symbols(text) if text in ordinary else text.encode()
+            id_: from_symbols(text) if text in ordinary else text.encode(errors="surrogatepass")
             for text, id_ in entries.items()
         }
-        return cls(merges, dict.fromkeys([*special, *special_tokens]), vocab)
+        return cls(merges, special, vocab)
 
 
-def _written_like(text: str, ordinary: Mapping[bytes, None]) -> bool:
-    """Return True where ``text`` is how GPT-2's files write an ordinary token."""
-    try:
-        return from_symbols(text) in ordinary
-    except ValueError:
-        return False
+def _words(
+    pieces: Iterable[str], special_tokens: Iterable[str]
+) -> Iterator[tuple[list[str], str | None]]:
+    """Yield words in order, and the special token that follows them, if one does.
+
+    The words are those of ``PATTERN.findall`` on the whole text between two special tokens.
+    """
+    text, enough = "", 0
+    for more, special in _split(_valid(pieces), special_tokens):
+        text += more
+        if special is None and len(text) < enough:
+            continue
+        words = PATTERN.findall(text)
+        end = len(text)
+        if special is None:
+            # What follows the text is not known: keep the words that may depend on it.
+            while words and end > len(text) - _LOOK_AHEAD:
+                end -= len(words.pop())
+        yield words, special
+        text = text[end:]
+        # Look at a long word again when it has doubled, not for each of its letters.
+        enough = 2 * len(text)
+    yield PATTERN.findall(text), None
+
+
+def _split(
+    pieces: Iterable[str], special_tokens: Iterable[str]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield ordinary text, and the special token that follows it; None where the text goes on."""
+    # Longest first: where two special tokens start alike, the longer one is found.
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    pattern = regex.compile("|".join(map(regex.escape, longest_first)) or r"(?!)")  # finds nothing
+    held_back = len(longest_first[0]) - 1 if longest_first else 0
+    text = ""
+    for piece in itertools.chain(pieces, [None]):
+        text += piece or ""
+        # Whether a special token starts at i is known if the longest would fit there.
+        known = len(text) if piece is None else max(0, len(text) - held_back)
+        start = 0
+        for match in pattern.finditer(text):
+            if match.start() >= known:
+                break
+            yield text[start : match.start()], match[0]
+            start = match.end()
+        known = max(start, known)
+        yield text[start:known], None
+        text = text[known:]
+
+
+def _valid(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces with pairs of surrogates joined, and U+FFFD for each lone one."""
+    half = ""  # the first of a pair, if the second is in the next piece
+    for piece in pieces:
+        if not isinstance(piece, str):
+            raise TypeError(
+                f"a piece of the text is of type {type(piece).__name__}; expected str. "
+                "Open a file as text: open(path, encoding='utf-8')."
+            )
+        piece = half + piece
+        half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
+        piece = piece[: len(piece) - len(half)]
+        if _SURROGATE.search(piece):
+            piece = piece.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        yield piece
+    yield "\ufffd" if half else ""
 
 
 def _read_vocab(path: Path) -> dict[str, int]:
@@ -438,8 +460,8 @@ def _learn_merges(word_counts: Mapping[str, int], n_tokens: int) -> list[Pair]:
     """Return the merges that add ``n_tokens`` tokens to the 256 bytes.
 
     The text is given as its distinct words and how often each occurs. A merge visits only the
-    words that hold its pair. A heap gives the most frequent pair; its entries may count too
-    much, because counts fall when a neighbour is merged, but never too little.
+    words that hold its pair. A heap finds the most frequent pair; its counts may be too high,
+    because counts fall when a neighbour is merged, but are never too low.
     """
     words = [[bytes([byte]) for byte in word.encode()] for word in word_counts]
     counts = list(word_counts.values())
@@ -456,7 +478,7 @@ def _learn_merges(word_counts: Mapping[str, int], n_tokens: int) -> list[Pair]:
     while heap and len(learned) < n_tokens:
         stored, _, best = heappop(heap)
         if stored != -pair_counts[best]:
-            if pair_counts[best]:  # it counted too much: back with the count of now
+            if pair_counts[best]:  # the count was too high: back with the present one
                 heappush(heap, _heap_entry(best, pair_counts[best]))
             continue
         token = best[0] + best[1]

@@ -1,5 +1,6 @@
 """Texts, the characters as tokens, files of token ids, splits, and batches to train on."""
 
+import codecs
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,10 +27,40 @@ def load_text(name: str = "shakespeare") -> str:
 
     Raises:
         KeyError: there is no asset of that name.
-        course_utils.assets.AssetError: the text cannot be had here; the message says why.
+        course_utils.assets.AssetError: the text cannot be fetched here; the message says why.
         ValueError: the asset is not a text.
     """
     return _only_file(name, ".txt").read_text(encoding="utf-8")
+
+
+def read_text(path: Path | str) -> str:
+    """Return the text of a UTF-8 file that a user brings, in whatever alphabet.
+
+    A byte-order mark at the start is left out, and every line end becomes a newline.
+
+    Raises:
+        OSError: the file cannot be read; the message says why.
+        ValueError: it is empty, or it is not UTF-8 text.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read as a text file: {error.strerror}.") from None
+    if not content.removeprefix(codecs.BOM_UTF8):
+        raise ValueError(f"{path} is empty: there is no text in it.")
+    wrong = content.find(b"\0")  # no text has it; in UTF-16, each Latin letter does
+    utf16 = wrong >= 0 or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    if wrong >= 0:
+        raise ValueError(
+            f"{path} is not UTF-8 text, but {'UTF-16' if utf16 else 'perhaps Latin-1'} or no text "
+            f"at all: at place {wrong} it has the byte 0x{content[wrong]:02x}. Open it in an "
+            "editor and save it as plain text with the encoding UTF-8."
+        )
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def load_table(name: str) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ Source: Li et al., 2020, "PyTorch Distributed" (https://arxiv.org/abs/2006.15704
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 
 import torch
@@ -31,7 +32,9 @@ def processes() -> Iterator[torch.device]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
+    _check_environment()
     _refuse_stale_addresses()
+    _find_first_process(device)
     if device.type == "mps":  # neither of the two reaches it
         device = torch.device("cpu")
     if device.type == "cuda":
@@ -50,6 +53,18 @@ def processes() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+def _check_environment() -> None:
+    """Stop with a sentence if WORLD_SIZE was set by something else than ``torchrun``."""
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    for name in (*numbers, "MASTER_ADDR"):
+        value = os.environ.get(name, "")
+        if not value or (name in numbers and not (value.isascii() and value.isdigit())):
+            raise ValueError(
+                f"WORLD_SIZE is set, which means several processes, and {name} is {value!r}. Start "
+                "with torchrun, which sets all of these, or unset WORLD_SIZE to train alone."
+            )
+
+
 def _refuse_stale_addresses() -> None:
     """Stop before a restart could hang: https://github.com/pytorch/pytorch/issues/135712.
 
@@ -62,6 +77,35 @@ def _refuse_stale_addresses() -> None:
             "after a restart, a worker could wait for the address of a dead one. With "
             "--max-restarts, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun."
         )
+
+
+def _find_first_process(device: torch.device) -> None:
+    """Make sure that the processes can find each other, where a long wait would begin.
+
+    A laptop's own name often has no address, and ``torchrun`` may have told the processes to meet
+    at that name. On one machine they need no name.
+    """
+    one_machine = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    if not _has_address(first := os.environ["MASTER_ADDR"]):
+        if not one_machine:
+            raise ValueError(
+                f"this machine does not know the address of {first}, where the processes meet: "
+                "start torchrun with an address that all machines can reach."
+            )
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    needs_own_name = device.type != "cuda" and "GLOO_SOCKET_IFNAME" not in os.environ
+    if not one_machine and needs_own_name and not _has_address(own := socket.gethostname()):
+        raise ValueError(
+            f"this machine does not know the address of its own name, {own}: set "
+            "GLOO_SOCKET_IFNAME to the network card that reaches the other machines."
+        )
+
+
+def _has_address(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False
 
 
 def place() -> tuple[int, int]:

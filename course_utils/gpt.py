@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from course_utils.attention import KVCache, MultiHeadAttention, check_heads
 from course_utils.layers import MLP, MLPS, NORMS, Linear, make_norm
-from course_utils.positions import alibi_bias, rotary_table, sinusoidal
+from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, sinusoidal
 
 #: How a :class:`GPT` can be told the order of its tokens.
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -47,10 +49,12 @@ class GPTConfig:
         qk_norm: normalise queries and keys before their dot product.
         norm_eps: added to the variance under the root in the norms of the residual stream.
         rope_base: the base of the rotary frequencies.
+        rope_scaling: how rotary positions are stretched to longer texts, as in the ``config.json``
+            of Llama 3.1; see :func:`~course_utils.positions.check_rope_scaling`.
 
     Raises:
-        ValueError: a size is not positive, heads do not divide, ``dropout`` is not a probability
-            below 1, or a kind is unknown.
+        ValueError: a size is not a whole number above 0, heads do not divide, ``dropout`` is not a
+            probability below 1, or a kind is unknown.
     """
 
     vocab_size: int
@@ -70,14 +74,21 @@ class GPTConfig:
     qk_norm: bool = False
     norm_eps: float = 1e-5
     rope_base: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "n_hidden")
-        for name in sizes:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            self._check_number(name, Integral, 1)
+        for name in ("n_kv_head", "n_hidden"):
+            if getattr(self, name) is not None:
+                self._check_number(name, Integral, 1)
+        for name in ("dropout", "norm_eps", "rope_base"):
+            self._check_number(name, Real, 0)
+        for name in ("bias", "tied", "norm_first", "qk_norm"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name}={value!r} must be True or False.")
         check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
-        if not 0 <= self.dropout < 1:
+        if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1.")
         kinds = {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}
         for name, known in kinds.items():
@@ -89,6 +100,20 @@ class GPTConfig:
                 f"{self.positions} positions need an even number of channels, not "
                 f"{width[self.positions]} (n_embd={self.n_embd}, n_head={self.n_head})."
             )
+        if self.rope_scaling is not None:
+            if self.positions != "rotary":
+                raise ValueError(f"rope_scaling is for rotary positions, not {self.positions!r}.")
+            check_rope_scaling(self.rope_scaling, self.n_embd // self.n_head)
+
+    def _check_number(self, name: str, kind: type, least: int) -> None:
+        """Make the field a plain ``int`` or ``float``, or raise ValueError."""
+        value = getattr(self, name)
+        word = "whole number" if kind is Integral else "number"
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"{name}={value!r} must be a {word}.")
+        if not least <= value < math.inf:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+        object.__setattr__(self, name, int(value) if kind is Integral else float(value))
 
 
 class Block(nn.Module):
@@ -187,6 +212,7 @@ class GPT(nn.Module):
         Args:
             ids: ``(B, T)``, token ids, ``T`` at most ``block_size``.
             targets: ``(B, T)``, the id that follows each position; -100 leaves a position out.
+                If all are left out, the loss is NaN: the mean of nothing.
             cache: from :meth:`new_cache`; ``ids`` are then the tokens after those it holds.
             n_pad: ``(B,)``, how many columns at the left of each row are only padding, the cached
                 columns counted; what the model returns there means nothing.
@@ -196,12 +222,18 @@ class GPT(nn.Module):
             without targets.
 
         Raises:
-            ValueError: too many positions, an id outside the vocabulary, or not two dimensions.
+            ValueError: too many positions, an id outside the vocabulary, or a tensor of another
+                kind, shape or device.
         """
+        if targets is not None:
+            check_token_tensor("ids", ids, self.token_embedding.weight.device)
+            self._check_targets(targets, ids)
         logits = self.head(self.features(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return logits, F.cross_entropy(
+            logits.flatten(0, 1).to(at_least_float32(logits)), targets.flatten().long()
+        )
 
     def features(
         self,
@@ -212,7 +244,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Return what the head reads, ``(B, T, C)``; the arguments are those of the model."""
         c, n_past = self.config, cache[0].length if cache else 0
-        self._check(ids, n_past)
+        self._check(ids, n_past, n_pad)
         T, T_k = ids.shape[1], n_past + ids.shape[1]
         columns = torch.arange(T_k, device=ids.device)  # (T_k,)
         positions, mask = columns[n_past:], None  # (T,)
@@ -226,13 +258,14 @@ class GPT(nn.Module):
         if c.positions == "learned":
             x = x + self.position_embedding(positions)
         elif c.positions == "sinusoidal":
-            x = x + sinusoidal(positions, c.n_embd).to(x.dtype)
+            x = x + sinusoidal(positions.to(at_least_float32(x)), c.n_embd).to(x.dtype)
         elif c.positions == "rotary":
             # one dimension more, for the heads: (T, d_k) or (B, 1, T, d_k)
             by_row = positions if n_pad is None else positions[:, None]
-            rotary = rotary_table(by_row, c.n_embd // c.n_head, c.rope_base)
+            by_row = by_row.to(at_least_float32(x))
+            rotary = rotary_table(by_row, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
         elif c.positions == "alibi":
-            bias = alibi_bias(c.n_head, T, T_k, ids.device).to(x.dtype)
+            bias = alibi_bias(c.n_head, T, T_k, ids.device, at_least_float32(x)).to(x.dtype)
         x = self.dropout(x)
         for block, kept in zip(self.blocks, cache or [None] * c.n_layer, strict=True):
             x = block(x, mask, rotary=rotary, bias=bias, cache=kept)  # (B, T, C)
@@ -242,8 +275,9 @@ class GPT(nn.Module):
         """Return an empty cache for :meth:`forward`: one :class:`KVCache` for each block."""
         return [KVCache() for _ in self.blocks]
 
-    def _check(self, ids: Tensor, n_past: int) -> None:
+    def _check(self, ids: Tensor, n_past: int, n_pad: Tensor | None) -> None:
         block_size = self.config.block_size
+        check_token_tensor("ids", ids, self.token_embedding.weight.device)
         if ids.dim() != 2:
             raise ValueError(
                 f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
@@ -260,9 +294,25 @@ class GPT(nn.Module):
                 f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
                 f"block_size={block_size}. {advice}"
             )
-        # On a GPU this look at the values would wait for every step before; the CPU has them.
-        if ids.device.type == "cpu":
+        if n_pad is not None:
+            check_token_tensor("n_pad", n_pad, ids.device)
+            if n_pad.shape != ids.shape[:1]:
+                raise ValueError(
+                    f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of "
+                    f"ids: ({ids.shape[0]},)."
+                )
+        if _values_are_at_hand(ids):
             check_ids(ids, self.config.vocab_size)
+
+    def _check_targets(self, targets: Tensor, ids: Tensor) -> None:
+        check_token_tensor("targets", targets, ids.device)
+        if targets.shape != ids.shape:
+            raise ValueError(
+                f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected "
+                "the same: for each position the id that follows, -100 where there is none."
+            )
+        if _values_are_at_hand(targets):
+            check_ids(targets[targets != -100], self.config.vocab_size, "targets")
 
     def use_fused_attention(self, fused: bool) -> None:
         """Choose between torch's fused attention kernel and the definition, step by step."""
@@ -290,21 +340,54 @@ class GPT(nn.Module):
         return counts | {"head": self.num_parameters() - sum(counts.values())}
 
 
-def check_ids(ids: Tensor, vocab_size: int) -> None:
+def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
     """Raise ValueError unless all of ``ids`` are from 0 to ``vocab_size - 1``."""
-    if ids.min() < 0 or ids.max() >= vocab_size:
+    if ids.numel() and (ids.min() < 0 or ids.max() >= vocab_size):
         raise ValueError(
-            f"ids range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} tokens, "
-            f"0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
+            f"{name} range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} "
+            f"tokens, 0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
         )
+
+
+def check_token_tensor(name: str, ids: Tensor, device: torch.device) -> None:
+    """Raise ValueError unless ``ids`` is a tensor of whole numbers on ``device``."""
+    if not isinstance(ids, Tensor):
+        raise ValueError(
+            f"{name} is a {type(ids).__name__}; expected a tensor of whole numbers. "
+            f"Write torch.tensor({name})."
+        )
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"{name} holds {ids.dtype}; expected whole numbers, torch.int64. "
+            f"If they are token ids, write {name}.long()."
+        )
+    if ids.device != device:
+        raise ValueError(
+            f"{name} is on {ids.device}, the model on {device}. Write {name}.to({str(device)!r})."
+        )
+
+
+def _values_are_at_hand(ids: Tensor) -> bool:
+    """Say whether looking at the values is free.
+
+    On a GPU the look would wait for every step before, and while torch compiles or exports the
+    model there are no values yet.
+    """
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    """Return the number format for sums over many numbers: that of ``x``, or float32 if finer."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 @contextmanager
 def eval_mode(model: GPT) -> Iterator[None]:
-    """Put ``model`` in eval mode, and back into the mode it was in."""
-    was_training = model.training
+    """Put ``model`` in eval mode, and each of its modules back into the mode it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 
+from course_utils.markup import in_matplotlib
 from course_utils.metrics import perplexity
 from course_utils.plots import COLOURS
 
@@ -15,9 +16,9 @@ class History:
 
     Attributes:
         steps, train_loss, val_loss: one entry for each evaluation.
-        batch_loss, learning_rate, grad_norm: one entry for each step; the gradient's length is
-            the one before clipping.
-        seconds: time spent in all.
+        batch_loss, learning_rate, grad_norm: one entry for each step; the gradient's norm is
+            that before clipping.
+        seconds: total time.
         interrupted: Ctrl-C ended the training before its last step.
     """
 
@@ -33,7 +34,7 @@ class History:
     def plot(self, baselines: Mapping[str, float] | None = None, title: str = "") -> plt.Figure:
         """Return a figure: loss on the left, perplexity on the right, on both splits.
 
-        The right half leaves out the perplexity before training: it would flatten all the rest.
+        The right half leaves out the perplexity before training, which would flatten the rest.
 
         Args:
             baselines: losses to compare with, by name, drawn as dotted lines.
@@ -48,7 +49,7 @@ class History:
                 axes.plot(self.steps, [value(loss) for loss in losses], style, label=name)
             for number, (name, loss) in enumerate((baselines or {}).items(), start=2):
                 colour = COLOURS[number % len(COLOURS)]
-                axes.axhline(value(loss), color=colour, linestyle=":", label=name)
+                axes.axhline(value(loss), color=colour, linestyle=":", label=in_matplotlib(name))
             axes.set(xlabel="training step")
         left.set(title=f"{title}Loss", ylabel="cross-entropy (nats per token)")
         right.set(title=f"{title}Perplexity", ylabel="perplexity (tokens)")

@@ -134,7 +134,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """:func:`rms_norm` with a weight for each channel, computed in float32 as Llama does."""
+    """:func:`rms_norm` with a weight for each channel, computed in float32 or finer."""
 
     def __init__(self, n_embd: int, eps: float = 1e-5):
         super().__init__()
@@ -142,7 +142,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
-        return rms_norm(x.float(), eps=self.eps).to(x.dtype) * self.weight
+        check_width(x, len(self.weight))
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        return rms_norm(exact, eps=self.eps).to(x.dtype) * self.weight
 
 
 class MLP(nn.Module):
@@ -180,6 +182,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
+        check_width(x, self.fc.in_features)
         hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
         if self.kind == "swiglu":
             gate, up = hidden.chunk(2, dim=-1)
@@ -196,3 +199,12 @@ def make_norm(kind: str, n_embd: int, *, bias: bool = True, eps: float = 1e-5) -
     if kind not in NORMS:
         raise ValueError(f"norm={kind!r} is not one of {', '.join(NORMS)}.")
     return nn.LayerNorm(n_embd, eps, bias=bias) if kind == "layer" else RMSNorm(n_embd, eps)
+
+
+def check_width(x: Tensor, n_embd: int) -> None:
+    """Raise ValueError unless ``x`` is ``(..., n_embd)``."""
+    if x.shape[-1:] != (n_embd,):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; this layer expects n_embd={n_embd} channels in its "
+            "last dimension."
+        )

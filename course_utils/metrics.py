@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -15,18 +16,20 @@ def perplexity(cross_entropy: float) -> float:
     certainty, the size of the vocabulary is a uniform guess.
 
     Raises:
-        ValueError: a negative cross-entropy, which usually is a log-likelihood without its minus.
+        ValueError: a negative cross-entropy, which usually is a log-likelihood without its minus,
+            or NaN, which is the mean of an empty text.
     """
-    if cross_entropy < 0:
-        raise ValueError(
-            f"cross_entropy={cross_entropy} is negative; the cross-entropy of tokens is at least "
-            "0. Did you pass the mean log-probability? Perplexity is exp(-mean log-probability)."
-        )
+    _check_cross_entropy(cross_entropy)
     return math.inf if cross_entropy > 709 else math.exp(cross_entropy)
 
 
 def bits(cross_entropy: float) -> float:
-    """Return a cross-entropy given in nats in bits: divided by ln 2."""
+    """Return a cross-entropy given in nats in bits: divided by ln 2.
+
+    Raises:
+        ValueError: as :func:`perplexity`.
+    """
+    _check_cross_entropy(cross_entropy)
     return cross_entropy / math.log(2)
 
 
@@ -41,36 +44,34 @@ def bits_per_byte(cross_entropy: float, n_tokens: int, n_bytes: int) -> float:
         n_bytes: how long the same text is, in bytes (UTF-8).
 
     Raises:
-        ValueError: a negative cross-entropy, or a number that is not positive.
+        ValueError: a cross-entropy that :func:`perplexity` refuses, or a number that is no whole
+            number of at least 1.
 
     Source: Gao et al., 2020, "The Pile: An 800GB dataset of diverse text for language modeling".
     """
-    if cross_entropy < 0:
-        raise ValueError(f"cross_entropy={cross_entropy} is negative; is its minus missing?")
-    if n_tokens < 1 or n_bytes < 1:
-        raise ValueError(f"n_tokens={n_tokens} and n_bytes={n_bytes} must both be at least 1.")
+    _check_whole("n_tokens", n_tokens)
+    _check_whole("n_bytes", n_bytes)
     return bits(cross_entropy) * n_tokens / n_bytes
 
 
 def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
     """Return how many of the n-grams of one text are different: distinct n-grams over all n-grams.
 
-    1 means that no n-gram comes twice; a text that repeats itself comes near 0. It falls as a text
-    gets longer, so compare texts of one length. One minus it is :func:`repetition`.
+    1 means that no n-gram occurs twice; a text that repeats itself comes near 0. It falls as a text
+    gets longer, so compare texts of equal length. One minus it is :func:`repetition`.
 
     Args:
         ids: one text: a 1-D tensor of ids, or a sequence of ids or tokens.
         n: tokens in an n-gram.
 
     Raises:
-        ValueError: ``n`` is below 1, or the text is shorter than ``n``.
+        ValueError: ``n`` is no whole number of at least 1, or the text is shorter than ``n``.
 
     Source: Li et al., 2016, "A diversity-promoting objective function for neural conversation
     models", who divide by the number of tokens, that is by ``n - 1`` more.
     """
     items = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1.")
+    _check_whole("n", n)
     if len(items) < n:
         raise ValueError(f"a text of {len(items)} tokens has no n-gram of n={n}.")
     n_grams = list(zip(*(items[k:] for k in range(n)), strict=False))
@@ -78,7 +79,7 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
 
 
 def repetition(ids: Sequence[Hashable] | Tensor, n: int) -> float:
-    """Return the share of the n-grams of one text that stood in it before (seq-rep-n).
+    """Return the share of the n-grams of one text that occurred earlier in it (seq-rep-n).
 
     Arguments and errors as in :func:`distinct_n`, which it is one minus.
 
@@ -90,65 +91,98 @@ def repetition(ids: Sequence[Hashable] | Tensor, n: int) -> float:
 class NGram:
     """A model that counts: the next token given the ``order - 1`` tokens before it.
 
-    A context that was seldom seen says little, so its counts are mixed with the prediction of the
+    A context that was rarely seen says little, so its counts are mixed with the prediction of the
     model that is one order shorter, down to a uniform guess:
     p_n = (count + strength * p_(n-1)) / (total + strength).
 
     Args:
         order: tokens looked at, the predicted one included; 3 is a trigram.
-        strength: how many observations the shorter model counts for, at least 0 exclusive.
+        vocab_size: the number of different ids ``V``, which go from 0 to ``V - 1``.
+        strength: how many observations the shorter model counts for, above 0.
+
+    Attributes:
+        probabilities: ``(V,) * order``, the last axis the predicted token; None before ``fit``.
+
+    Raises:
+        ValueError: an impossible argument; in all methods, a model that has not been fitted, ids
+            that are not whole numbers from 0 to ``V - 1`` in one row, or too few of them.
 
     Source: MacKay and Peto, 1995, "A hierarchical Dirichlet language model".
     """
 
     def __init__(self, order: int, vocab_size: int, strength: float = 10.0):
-        if order < 1:
-            raise ValueError(f"order={order} must be at least 1.")
+        _check_whole("order", order)
+        _check_whole("vocab_size", vocab_size)
         if vocab_size**order > 100_000_000:
             raise ValueError(
-                f"a table of vocab_size ** order = {vocab_size}^{order} numbers does not fit into "
-                "memory; choose a smaller order."
+                f"a table of {vocab_size}^{order} numbers does not fit into memory; lower order."
             )
-        if strength <= 0:
-            raise ValueError(f"strength={strength} must be above 0, or unseen tokens get 0.")
+        if not 0 < strength < math.inf:
+            raise ValueError(f"strength={strength} must be above 0 and finite.")
         self.order, self.vocab_size, self.strength = order, vocab_size, strength
-        self.probabilities = np.full(vocab_size, 1 / vocab_size)  # a uniform guess
+        self.probabilities: np.ndarray | None = None
 
     def fit(self, ids: Tensor) -> "NGram":
         """Count the n-grams of every order in ``ids``, a 1-D tensor; returns the model."""
-        self.probabilities = np.full(self.vocab_size, 1 / self.vocab_size)  # forget other texts
+        ids = self._checked(ids, self.order)
+        probabilities = np.full(self.vocab_size, 1 / self.vocab_size)  # a uniform guess
         for n in range(1, self.order + 1):
             counts = np.bincount(self._codes(ids, n), minlength=self.vocab_size**n)
             counts = counts.reshape((self.vocab_size,) * n)
             total = counts.sum(axis=-1, keepdims=True)
-            self.probabilities = (counts + self.strength * self.probabilities) / (
-                total + self.strength
-            )
+            probabilities = (counts + self.strength * probabilities) / (total + self.strength)
+        self.probabilities = probabilities
         return self
 
     def cross_entropy(self, ids: Tensor) -> float:
         """Return the mean cross-entropy in nats over ``ids``, of all tokens with a full context."""
-        chosen = self.probabilities.reshape(-1)[self._codes(ids, self.order)]
-        return float(-np.log(chosen).mean())
+        codes = self._codes(self._checked(ids, self.order), self.order)
+        return float(-np.log(self._fitted().ravel()[codes]).mean())
 
     def generate(self, ids: list[int], n_tokens: int, generator: torch.Generator) -> list[int]:
-        """Return ``ids``, at least ``order - 1`` of them, and ``n_tokens`` drawn ones."""
-        ids = list(ids)
-        if len(ids) < self.order - 1:
-            raise ValueError(f"a model of order {self.order} needs {self.order - 1} ids to start.")
+        """Return ``ids``, at least ``order - 1`` of them, and ``n_tokens`` more, drawn."""
+        ids, probabilities = self._checked(ids, self.order - 1).tolist(), self._fitted()
         for _ in range(n_tokens):
             context = tuple(ids[len(ids) - self.order + 1 :])
-            weights = torch.from_numpy(self.probabilities[context])
+            weights = torch.from_numpy(probabilities[context])
             ids.append(int(torch.multinomial(weights, 1, generator=generator)))
         return ids
 
-    def _codes(self, ids: Tensor, n: int) -> np.ndarray:
+    def _fitted(self) -> np.ndarray:
+        if self.probabilities is None:
+            raise ValueError("this n-gram model has counted no text yet; call fit(ids) first.")
+        return self.probabilities
+
+    def _checked(self, ids: Tensor | Sequence[int], least: int) -> np.ndarray:
+        """Return ``ids`` as an array, ValueError where they are not this model's or too few."""
+        array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise ValueError(f"ids are {array.dtype} {array.shape}; expected whole numbers (T,).")
+        if len(array) < least:
+            raise ValueError(
+                f"{len(array)} ids are too few: a model of order {self.order} needs {least} ids."
+            )
+        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
+            raise ValueError(
+                f"ids range from {array.min()} to {array.max()}; this model has {self.vocab_size} "
+                f"tokens, 0 to {self.vocab_size - 1}. Was the text encoded by another tokenizer?"
+            )
+        return array.astype(np.int64)
+
+    def _codes(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return each window of ``n`` ids as one whole number, its place in the table."""
-        ids = np.asarray(ids)
-        if len(ids) < n:
-            raise ValueError(f"{len(ids)} ids are too few for windows of {n}.")
-        length = len(ids) - n + 1
-        codes = np.zeros(length, dtype=np.int64)
-        for k in range(n):
-            codes = codes * self.vocab_size + ids[k : k + length]
-        return codes
+        windows = np.lib.stride_tricks.sliding_window_view(ids, n)  # (T - n + 1, n)
+        return np.ravel_multi_index(windows.T, (self.vocab_size,) * n)
+
+
+def _check_cross_entropy(nats: float) -> None:
+    if not nats >= 0:
+        raise ValueError(
+            f"cross_entropy={nats} is negative or not a number. Did you pass the mean of the "
+            "log-probabilities without its minus, or of an empty text?"
+        )
+
+
+def _check_whole(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value} must be a whole number and at least 1.")

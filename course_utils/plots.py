@@ -15,7 +15,9 @@ import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 from PIL import Image
 
-#: Okabe and Ito's eight colours, which stay apart for colour-blind readers.
+from course_utils import markup
+
+#: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -81,7 +83,7 @@ def _image(figure: plt.Figure, alt: str) -> str:
     figure.savefig(drawn, format="png", facecolor="white")
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
-    # A palette of 128 colours makes the picture a quarter of its size and looks the same.
+    # With a palette of 128 colours the file is a quarter of the size and looks the same.
     picture = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=0)
     picture.save(small, "png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode()
@@ -111,31 +113,26 @@ def _show_plotly(figure: Any, alt: str) -> None:
 def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
     """Display rows as a table; the keys of the first row are the column heads.
 
-    Values are shown with ``str`` and escaped, so a token such as ``</script>`` is shown, not run.
-    Format numbers before you pass them. Text that holds its own markup is not supported.
+    Values are shown with ``str`` and escaped, so a token such as ``</script>`` is shown, not run;
+    numbers are aligned right. Format numbers before you pass them.
+
+    Raises:
+        ValueError: there are no rows, or one lacks a key of the first.
     """
-    columns = list(rows[0])
-
-    def cell(value: Any) -> str:
-        numeric = isinstance(value, int | float)
-        style = ' style="text-align:right"' if numeric else ""
-        return f"<td{style}>{html.escape(str(value))}</td>"
-
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in columns)
-    body = "".join(
-        "<tr>" + "".join(cell(row[column]) for column in columns) + "</tr>" for row in rows
-    )
-    display(
-        HTML(
-            '<div class="course-table" style="overflow-x:auto"><table>'
-            f"<caption>{html.escape(caption)}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        )
-    )
+    if not rows:
+        raise ValueError(f"the table {caption!r} has no rows; give at least one.")
+    head = list(rows[0])
+    if short := [number for number, row in enumerate(rows) if set(head) - set(row)]:
+        raise ValueError(f"row {short[0]} of the table {caption!r} lacks a column of {head}.")
+    whole = markup.html_table([[row[key] for key in head] for row in rows], head, caption=caption)
+    display(HTML(f'<div class="course-table" style="overflow-x:auto">{whole}</div>'))
 
 
 def say(text: str) -> None:
-    """Display a computed sentence as Markdown: numbers in the prose come from the run itself."""
+    """Display a computed sentence as Markdown: numbers in the prose come from the run itself.
+
+    Put a token into it with :func:`course_utils.markup.in_markdown`.
+    """
     display(Markdown(text))
 
 
@@ -155,7 +152,7 @@ def show_snapshots(snapshots: Sequence[tuple[str, str]], label: str) -> None:
         "box-sizing:border-box;border:1px solid #8888;border-radius:6px"
     )
     panels = [
-        (caption, f'<div style="{box}">{html.escape(text)}</div>') for caption, text in snapshots
+        (caption, f'<div style="{box}">{markup.in_html(text)}</div>') for caption, text in snapshots
     ]
     display(HTML(slider(label, panels)))
 
@@ -175,12 +172,12 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
     if not panels:
         raise ValueError(f"there is nothing to show for the slider {label!r}.")
     last = len(panels) - 1
-    captions = [html.escape(caption) for caption, _ in panels]
+    captions = [markup.in_html(caption) for caption, _ in panels]
     bodies = "".join(
         f'<div role="group" aria-label="{captions[n]}"{"" if n == last else " hidden"}>{body}</div>'
         for n, (_, body) in enumerate(panels)
     )
-    # The handler stands in the element itself: it needs no script, no id and no library, and works
+    # The handler is in the element itself: it needs no script, no id and no library, and works
     # wherever the output is shown. Without JavaScript the last panel stays in view.
     move = (
         "const whole=this.closest('.course-slider'),value=+this.value;"
@@ -191,9 +188,9 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
         "this.setAttribute('aria-valuetext',caption)"
     )
     return (
-        '<div class="course-slider" style="margin:0.5em 0">'
+        f'<div class="course-slider {markup.NO_MATH}" style="margin:0.5em 0">'
         '<label style="display:flex;gap:0.8rem;align-items:center;max-width:46rem">'
-        f"<span>{html.escape(label)}</span>"
+        f"<span>{markup.in_html(label)}</span>"
         f'<input type="range" min="0" max="{last}" value="{last}" step="1" '
         f'aria-valuetext="{captions[-1]}" oninput="{html.escape(move)}" '
         'style="flex:1;min-width:0;accent-color:#0072b2"></label>'

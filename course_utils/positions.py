@@ -4,12 +4,20 @@ The fourth kind, learned positions, is a table of weights: ``nn.Embedding(block_
 """
 
 import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def frequencies(d: int, base: float = 10_000.0, device: torch.device | None = None) -> Tensor:
+def frequencies(
+    d: int,
+    base: float | Tensor = 10_000.0,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Return ``d / 2`` frequencies in radians per position: 1, then ever slower, towards 1/base.
 
     Raises:
@@ -19,30 +27,121 @@ def frequencies(d: int, base: float = 10_000.0, device: torch.device | None = No
         raise ValueError(
             f"{d} channels cannot be paired; positions by angles need an even number, 2 or more."
         )
-    return 1 / base ** (torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d / 2,)
+    return 1 / base ** (torch.arange(0, d, 2, device=device, dtype=dtype) / d)  # (d / 2,)
 
 
 def sinusoidal(positions: Tensor, n_embd: int, base: float = 10_000.0) -> Tensor:
     """Return the sinusoidal encoding of ``positions``: ``(..., T)`` -> ``(..., T, n_embd)``.
 
     Channel ``2i`` is sin(position · frequency i), channel ``2i + 1`` the cosine of the same angle.
+    The numbers are float32, or float64 if the positions are.
 
     Source: Vaswani et al., 2017, "Attention is all you need", section 3.5.
     """
-    angles = positions[..., None] * frequencies(n_embd, base, positions.device)  # (..., T, C / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    dtype = torch.promote_types(positions.dtype, torch.float32)
+    angles = positions[..., None] * frequencies(n_embd, base, positions.device, dtype)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., T, n_embd)
 
 
-def rotary_table(positions: Tensor, d_k: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    positions: Tensor,
+    d_k: int,
+    base: float = 10_000.0,
+    scaling: Mapping[str, Any] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
 
     Both halves of the channels have the same angles; the sines of the first half are negative.
+    ``scaling`` slows the rotation down, see :func:`check_rope_scaling`. The numbers are float32,
+    or float64 if the positions are.
 
     Source: Su et al., 2021, "RoFormer: Enhanced transformer with rotary position embedding".
     """
-    angles = positions[..., None] * frequencies(d_k, base, positions.device)  # (..., T, d_k / 2)
-    cos, sin = angles.cos(), angles.sin()
+    dtype = torch.promote_types(positions.dtype, torch.float32)
+    size = 1.0
+    if scaling and scaling["rope_type"] == "dynamic":
+        # Beyond the original length, the base grows with the longest sequence of the batch.
+        stretch = (positions.max() + 1) / scaling["original_max_position_embeddings"]
+        stretch = (scaling["factor"] * stretch.clamp(min=1) - scaling["factor"] + 1).to(dtype)
+        base = base * stretch ** (d_k / (d_k - 2))
+    turning = frequencies(d_k, base, positions.device, dtype)  # (d_k / 2,)
+    if scaling and scaling["rope_type"] != "dynamic":
+        turning, size = _slowed(turning, base, scaling)
+    angles = positions[..., None] * turning  # (..., T, d_k / 2)
+    cos, sin = size * angles.cos(), size * angles.sin()
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def _slowed(turning: Tensor, base: float, scaling: Mapping[str, Any]) -> tuple[Tensor, float]:
+    """Return the frequencies ``(d_k / 2,)`` divided by up to ``factor``, and the tables' size.
+
+    Channels that turn many times within the original length tell neighbours apart, and keep their
+    frequency; those that turn less than once are divided by the whole factor.
+    """
+    s, size = scaling, 1.0
+    length = s.get("original_max_position_embeddings")
+    if s["rope_type"] == "linear":
+        kept = torch.zeros_like(turning)
+    elif s["rope_type"] == "llama3":
+        low, high = s["low_freq_factor"], s["high_freq_factor"]  # in turns
+        kept = ((length * turning / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    else:  # yarn: the same in steps of channels
+        d_k = 2 * len(turning)
+        first, last = (
+            d_k * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
+            for turns in (s.get("beta_fast", 32), s.get("beta_slow", 1))
+        )
+        first, last = max(math.floor(first), 0), min(math.ceil(last), d_k - 1)
+        channel = torch.arange(d_k // 2, device=turning.device, dtype=turning.dtype)
+        kept = 1 - ((channel - first) / (last - first or 0.001)).clamp(0, 1)
+        size = s.get("attention_factor", max(1.0, 1 + 0.1 * math.log(s["factor"])))
+    return turning * (kept + (1 - kept) / s["factor"]), size
+
+
+#: What each kind of scaled rotary positions must be told, and what it may.
+ROPE_SCALING = {
+    "linear": ({"factor", "original_max_position_embeddings"}, set()),
+    "dynamic": ({"factor", "original_max_position_embeddings"}, set()),
+    "llama3": (
+        {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"},
+        set(),
+    ),
+    "yarn": (
+        {"factor", "original_max_position_embeddings"},
+        {"beta_fast", "beta_slow", "attention_factor"},
+    ),
+}
+
+
+def check_rope_scaling(scaling: Mapping[str, Any], d_k: int) -> None:
+    """Raise ValueError unless ``scaling`` is one that :func:`rotary_table` knows.
+
+    The keys are those of ``rope_scaling`` in the ``config.json`` of a Llama: ``rope_type``
+    "linear" (Chen et al., 2023), "dynamic" (grows with the sequence; bloc97 and emozilla, 2023),
+    "yarn" (Peng et al., 2023) or "llama3" (Llama 3.1, 2024), ``factor``,
+    ``original_max_position_embeddings`` in tokens, and those of :data:`ROPE_SCALING`.
+    """
+    kind = scaling.get("rope_type")
+    if kind not in ROPE_SCALING:
+        raise ValueError(f"rope_type={kind!r} is not one of {', '.join(ROPE_SCALING)}.")
+    needed, possible = ROPE_SCALING[kind]
+    given = set(scaling) - {"rope_type"}
+    if missing := sorted(needed - given):
+        raise ValueError(f"rope_scaling of rope_type={kind!r} lacks {', '.join(missing)}.")
+    if unknown := sorted(given - needed - possible):
+        raise ValueError(f"rope_scaling of rope_type={kind!r} does not know {', '.join(unknown)}.")
+    for name in sorted(given):
+        value = scaling[name]
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not (real and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r} in rope_scaling must be a number above 0.")
+    if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
+        raise ValueError(
+            f"low_freq_factor={scaling['low_freq_factor']} in rope_scaling must be below "
+            f"high_freq_factor={scaling['high_freq_factor']}."
+        )
+    if kind == "dynamic" and d_k < 4:
+        raise ValueError(f"dynamic rope_scaling needs heads of 4 channels or more, not {d_k}.")
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -57,7 +156,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + partner * sin.to(x.dtype)
 
 
-def alibi_slopes(n_head: int) -> Tensor:
+def alibi_slopes(n_head: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return how fast each head forgets, in score per token of distance: ``(H,)``.
 
     A power of two of heads gets a geometric sequence that ends at 2⁻⁸. Other numbers get those of
@@ -68,16 +167,22 @@ def alibi_slopes(n_head: int) -> Tensor:
     if n_head < 1:
         raise ValueError(f"n_head={n_head} must be at least 1.")
     power = 2 ** math.floor(math.log2(n_head))
-    slopes = 2.0 ** (-8 / power * torch.arange(1, power + 1))
-    between = 2.0 ** (-4 / power * (2 * torch.arange(n_head - power) + 1))
+    slopes = 2.0 ** (-8 / power * torch.arange(1, power + 1, dtype=dtype))
+    between = 2.0 ** (-4 / power * (2 * torch.arange(n_head - power, dtype=dtype) + 1))
     return torch.cat([slopes, between])
 
 
-def alibi_bias(n_head: int, n_query: int, n_key: int, device: torch.device | None = None) -> Tensor:
+def alibi_bias(
+    n_head: int,
+    n_query: int,
+    n_key: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Return what ALiBi adds to the scores: ``(H, T_q, T_k)``, minus slope times distance.
 
     With more keys than queries, the queries are the last ones of the sequence.
     """
     query = torch.arange(n_key - n_query, n_key, device=device)[:, None]  # (T_q, 1)
     distance = (query - torch.arange(n_key, device=device)).abs()  # (T_q, T_k)
-    return -alibi_slopes(n_head).to(device)[:, None, None] * distance
+    return -alibi_slopes(n_head, dtype).to(device)[:, None, None] * distance

@@ -1,10 +1,9 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
 The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be had, that it does and what differs.
+another model that could not be fetched, that it does and what differs.
 """
 
-import html
 import json
 import os
 import shutil
@@ -30,6 +29,8 @@ from transformers import (
 from transformers.utils import logging
 
 from course_utils import assets
+from course_utils.assets import resolve
+from course_utils.markup import Html, html_table, in_html
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -61,7 +62,8 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            rows["Stands in for"] = f"{self.stands_in_for}, which could not be had ({self.reason})"
+            why = f"which could not be fetched ({self.reason})"
+            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
             rows["What differs"] = self.differs
         return rows
 
@@ -70,16 +72,11 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = self.rows()
-        title = html.escape(rows.pop("Loaded"))
         if self.homepage:
-            title = f'<a href="{html.escape(self.homepage)}">{title}</a>'
-        cells = [("Loaded", title), *((label, html.escape(text)) for label, text in rows.items())]
-        body = "".join(
-            f'<tr><th scope="row">{label}</th><td style="text-align:left">{text}</td></tr>'
-            for label, text in cells
-        )
+            link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
+            rows["Loaded"] = Html(link)
         kind = "stand-in" if self.stands_in_for else "original"
-        return f'<table class="course-card course-card-{kind}">{body}</table>'
+        return html_table(rows.items(), row_heads=True, css=f"course-card course-card-{kind}")
 
 
 class Pretrained(NamedTuple):
@@ -106,7 +103,7 @@ def load(
 
     Raises:
         KeyError: no model has this name.
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
@@ -129,7 +126,7 @@ def load_masked_lm(
     which this course trained for it (``tools/masked_words.py``).
 
     Raises:
-        AssetError: neither the model nor a stand-in can be had; the message says what was tried.
+        AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     found, reason = resolve("bert")
     if found == "bert":
@@ -159,7 +156,7 @@ def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of ``gpt2``, ``distilgpt2``, ``bert`` or ``smollm2`` without a model.
 
-    GPT-2's and BERT's are the exact originals, whichever model can be had.
+    GPT-2's and BERT's are the exact originals, whichever model can be fetched.
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
@@ -179,49 +176,24 @@ def load_glove():
 
     Raises:
         ModuleNotFoundError: gensim is not installed; it has no wheel for Python 3.14 and newer.
-        AssetError: the vectors cannot be had.
+        AssetError: the vectors cannot be fetched.
     """
     import numpy as np
-    import pyarrow.parquet as parquet
-    from gensim.models import KeyedVectors
 
+    try:
+        import pyarrow.parquet as parquet
+        from gensim.models import KeyedVectors
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed, which word vectors need: `pip install {error.name}`. "
+            "gensim exists for Python up to 3.13 only."
+        ) from None
     folder = assets.get("glove")
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    words = parquet.read_table(folder / "index.parquet").to_pydict()
+    words = parquet.read_table(folder / "index.parquet")["index"].to_pylist()
     keyed = KeyedVectors(vectors.shape[1], count=0)
-    keyed.add_vectors(_in_order(words, len(vectors)), vectors)
+    keyed.add_vectors(words, vectors)
     return keyed
-
-
-def _in_order(columns: dict[str, list], n: int) -> list[str]:
-    """Return the words of the index by row number, whatever the order of its columns."""
-    (words,) = [values for values in columns.values() if isinstance(values[0], str)]
-    numbers = [values for values in columns.values() if isinstance(values[0], int)]
-    if not numbers:
-        return words
-    ordered = [""] * n
-    for word, row in zip(words, numbers[0], strict=True):
-        ordered[row] = word
-    return ordered
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """Fetch asset ``name`` or else its stand-in; return which, and why not ``name`` (or "")."""
-    stand_in = assets.manifest()[name].stand_in
-    try:
-        assets.get(name)
-        return name, ""
-    except assets.AssetError as error:
-        if stand_in is None:
-            raise
-        assets.get(stand_in)  # raises when the stand-in cannot be had either
-        return stand_in, _why(error)
-
-
-def _why(error: assets.AssetError) -> str:
-    """Return the first reason of an AssetError, for the card."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-    return reasons[-1] if reasons else str(error).splitlines()[0]
 
 
 def _model(kind: type, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
@@ -296,6 +268,8 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
         _save(model, tokenizer, partial)
+        for path in (partial, *partial.iterdir()):  # made by some for their owner only
+            assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except OSError:
@@ -322,6 +296,6 @@ def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
         path = folder / "model.safetensors"
-        return assets.sha256(path, path.stat().st_mtime_ns) == digest
+        return assets.sha256(path) == digest
     except (OSError, ValueError, KeyError):
         return False

@@ -1,20 +1,24 @@
 """Text from a language model: next-token strategies, the generation loop, beam search.
 
-A strategy takes logits ``(..., V)`` and returns new logits; what it rules out gets -inf. Where it
-looks at values, equal values are treated alike: they stay or go together.
+A strategy takes logits ``(..., V)`` and returns new logits; what it rules out gets -inf. Tokens
+with equal logits are treated alike: they stay or go together.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from numbers import Integral
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.gpt import GPT, eval_mode
+from course_utils.gpt import GPT, check_ids, eval_mode
 
 Prompts = Tensor | Sequence[Sequence[int]]
+
+# Top-p looks at so many of the likeliest tokens first. They nearly always hold its share, and to
+# sort a vocabulary of 50,000 takes ten times as long.
+_HEAD = 1024
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -25,11 +29,11 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
     Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature={temperature} must be above 0 and finite; "
-            "for the most likely token always, use greedy=True."
-        )
+    _check(
+        _is_number(temperature) and 0 < temperature < math.inf,
+        f"temperature={temperature!r} must be above 0 and finite; for the most likely token "
+        "always, use greedy=True.",
+    )
     return logits / temperature
 
 
@@ -43,8 +47,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
     Source: Fan et al., 2018, "Hierarchical neural story generation".
     """
-    if k < 1:
-        raise ValueError(f"top_k={k} must be at least 1, the number of tokens to keep.")
+    _check_whole("top_k", k, 1, ", the number of tokens to keep")
     last_kept = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < last_kept, -math.inf)
 
@@ -52,22 +55,43 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Keep the fewest most likely tokens whose probabilities sum to ``top_p`` or more (nucleus).
 
-    The token that crosses the threshold stays, and so do those as likely as it; 1 keeps all.
+    The token that crosses the threshold stays, and so do all with the same logit, where
+    transformers keeps some of them; otherwise the two agree. 1 keeps every token. A float16 or
+    bfloat16 is computed with as a float32.
 
     Raises:
         ValueError: ``top_p`` is not in (0, 1].
 
     Source: Holtzman et al., 2020, "The curious case of neural text degeneration".
     """
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be above 0 and at most 1; 1 keeps every token.")
-    if top_p == 1:  # rounding in the sum below must not cost the last tokens
+    fits = _is_number(top_p) and 0 < top_p <= 1
+    _check(fits, f"top_p={top_p!r} must be above 0 and at most 1; 1 keeps every token.")
+    if top_p == 1:
         return logits
-    ordered = logits.sort(dim=-1, descending=True).values
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what all likelier tokens sum to
-    n_kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
-    return logits.masked_fill(logits < ordered.gather(-1, n_kept - 1), -math.inf)
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # As doubles, 1 - 0.8 is a little less than .1 + .1; such rounding must not count.
+    tail = 1 - top_p + 1e-15
+    ordered, up_to = _cumulative(scores, tail)
+    dropped = up_to <= tail
+    dropped[..., -1] = False
+    last_kept = ordered.gather(-1, dropped.sum(dim=-1, keepdim=True))
+    return logits.masked_fill(scores < last_kept, -math.inf)
+
+
+def _cumulative(scores: Tensor, tail: float) -> tuple[Tensor, Tensor]:
+    """Return the largest logits, ascending, and what all tokens up to each of them sum to.
+
+    Summed from the small end, as transformers does, the tail keeps its digits. The logits that
+    are left out at the small end sum to less than ``tail``.
+    """
+    if scores.shape[-1] > _HEAD and scores.device.type != "mps":  # which has no float64
+        ordered = scores.topk(_HEAD, dim=-1).values.flip(-1)
+        probabilities = (ordered.double() - scores.double().logsumexp(-1, keepdim=True)).exp()
+        below = 1 - probabilities.sum(dim=-1, keepdim=True)
+        if (below < tail).all():
+            return ordered, (below + probabilities.cumsum(dim=-1)).to(scores.dtype)
+    ordered = scores.sort(dim=-1).values
+    return ordered, ordered.softmax(dim=-1).cumsum(dim=-1)
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -79,8 +103,8 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     Source: Nguyen et al., 2025, "Turning up the heat: Min-p sampling for creative and coherent LLM
     outputs".
     """
-    if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p={min_p} must be from 0 (keep every token) to 1 (only the best).")
+    fits = _is_number(min_p) and 0 <= min_p <= 1
+    _check(fits, f"min_p={min_p!r} must be from 0 (keep every token) to 1 (only the best).")
     probabilities = logits.softmax(dim=-1)
     too_rare = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(too_rare, -math.inf)
@@ -89,9 +113,9 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Tensor:
     """Make the tokens of the text so far less likely: divide their logits by ``penalty``.
 
-    A negative logit is multiplied instead, so that it falls as well (the paper divides all; this is
-    the usual correction, which transformers makes too). How often a token occurred
-    makes no difference. Below 1, the penalty is a reward.
+    A negative logit is multiplied instead, so that it falls as well. (The paper divides all; this
+    is the usual correction, which transformers makes too.) How often a token occurred makes no
+    difference. A penalty below 1 is a reward.
 
     Args:
         logits: ``(..., V)``.
@@ -99,13 +123,20 @@ def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Ten
         penalty: 1 changes nothing; the paper uses 1.2.
 
     Raises:
-        ValueError: a penalty of 0 or below.
+        ValueError: a penalty of 0 or below, or ids that are not in the vocabulary.
 
     Source: Keskar et al., 2019, "CTRL: A conditional transformer language model for controllable
     generation", section 4.1.
     """
-    if not penalty > 0:
-        raise ValueError(f"repetition_penalty={penalty} must be above 0; 1 changes nothing.")
+    fits = _is_number(penalty) and 0 < penalty < math.inf
+    _check(fits, f"repetition_penalty={penalty!r} must be above 0 and finite; 1 changes nothing.")
+    _check(
+        not previous.is_floating_point() and previous.shape[:-1] == logits.shape[:-1],
+        f"previous is {previous.dtype} of shape {tuple(previous.shape)}; expected a row of ids for "
+        f"each row of the logits {tuple(logits.shape)}.",
+    )
+    if previous.device.type == "cpu" and previous.numel():  # on a GPU the look would wait for it
+        check_ids(previous, logits.shape[-1])
     seen = logits.gather(-1, previous)
     seen = torch.where(seen > 0, seen / penalty, seen * penalty)
     return logits.scatter(-1, previous, seen)
@@ -132,8 +163,8 @@ def next_token(
     Args:
         logits: ``(B, V)``, of the last position of each text.
         previous: ``(B, T)``, the texts so far, for the repetition penalty.
-        greedy: take the most likely token. Nothing is drawn, and of the strategies only the
-            repetition penalty could change the outcome; the others are left out.
+        greedy: take the most likely token. Nothing is drawn, and only the repetition penalty
+            is applied, because the others cannot change the outcome.
         temperature: see :func:`scale_temperature`.
         top_k: see :func:`keep_top_k`.
         top_p: see :func:`keep_top_p`.
@@ -145,24 +176,23 @@ def next_token(
         ValueError: an impossible strategy, a penalty without ``previous``, or a row of logits
             that is no distribution.
     """
-    logits = logits.float()
+    _check(
+        logits.dim() == 2,
+        f"logits has shape {tuple(logits.shape)}; expected (B, V), a row for each text. Of a "
+        "model's output take the last position, logits[:, -1]; for one row, logits[None].",
+    )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if repetition_penalty != 1:
-        if previous is None:
-            raise ValueError(
-                f"repetition_penalty={repetition_penalty} needs previous=, the texts so far (B, T)."
-            )
+        _check(previous is not None, "a repetition_penalty needs previous=, the texts (B, T).")
         logits = penalize_repetition(logits, previous, repetition_penalty)
     if greedy:
         best = logits.max(dim=-1)
         _check_finite(best.values)
         return best.indices
     logits = scale_temperature(logits, temperature)
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    if min_p is not None:
-        logits = keep_min_p(logits, min_p)
+    logits = logits if top_k is None else keep_top_k(logits, top_k)
+    logits = logits if top_p is None else keep_top_p(logits, top_p)
+    logits = logits if min_p is None else keep_min_p(logits, min_p)
     probabilities = logits.softmax(dim=-1).cpu()
     _check_finite(probabilities.sum(dim=-1))
     drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)  # (B, 1)
@@ -199,8 +229,10 @@ def stream(
     window, so that in a batch a prompt gets the text that it gets alone, if nothing is drawn.
 
     Args:
-        model: it is in eval mode until the stream ends, and then in the mode it was in.
-        prompts: ``(B, T)``, or one sequence of ids for each text; lengths may differ.
+        model: each step is taken in eval mode; between the steps the model is in its own mode, so
+            that other streams, an evaluation or a training may use it meanwhile.
+        prompts: ``(B, T)``, a tensor or an array, or one sequence of ids for each text; lengths
+            may differ.
         max_new_tokens: how many steps to take at most.
         stop: ids that end a text. The stream ends when all texts have; the tokens of a text after
             its first stop token mean nothing.
@@ -215,55 +247,44 @@ def stream(
             vocabulary, a negative ``max_new_tokens``, or an impossible ``stride`` or strategy; all
             before the first step.
     """
-    rows = _checked(model, prompts, max_new_tokens, stop)
-    if not 1 <= stride <= model.config.block_size:
-        raise ValueError(
-            f"stride={stride} must be from 1 to block_size={model.config.block_size}, "
-            "the number of tokens to forget when the window is full."
-        )
-    # A draw from made-up logits, so that a wrong strategy is an error here and not on the way.
+    rows, stop = _checked(model, prompts, max_new_tokens, stop)
+    block_size = model.config.block_size
+    _check(
+        _is_whole(stride) and 1 <= stride <= block_size,
+        f"stride={stride!r} must be from 1 to block_size={block_size}, the number of tokens to "
+        "forget when the window is full.",
+    )
+    # A draw from made-up logits, so that a wrong strategy raises here and not halfway.
     id_0 = torch.tensor([[0]])
     next_token(torch.zeros(1, 1), previous=id_0, generator=torch.Generator(), **strategy)
-    strategy["generator"] = generator
-    return _stream(model, rows, max_new_tokens, stop, cache, stride, strategy)
 
-
-@torch.no_grad()  # as a decorator it is off again in between, while the caller has the token
-def _stream(
-    model: GPT,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    stop: Sequence[int],
-    cache: bool,
-    stride: int,
-    strategy: dict[str, Any],
-) -> Iterator[Tensor]:
-    device, block_size = model.head.weight.device, model.config.block_size
-    ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
-    T = max(len(row) for row in rows)
-    firsts = [T - len(row) for row in rows]  # the column where each text begins
-    stop_ids = torch.tensor(list(stop), dtype=torch.long, device=device)
-    running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    begins = None
-    with eval_mode(model):
+    @torch.no_grad()  # as a decorator of a generator it ends with each step
+    def steps() -> Iterator[Tensor]:
+        device, T = model.head.weight.device, max(map(len, rows))
+        ids = _left_padded(rows, max_new_tokens).to(device)  # (B, T + max_new_tokens)
+        firsts = [T - len(row) for row in rows]  # the column where each text begins
+        running = torch.ones(len(rows), dtype=torch.bool, device=device)
+        begins = None
         for end in range(T, T + max_new_tokens):
             before, begins = begins, [_window(first, end, block_size, stride) for first in firsts]
-            left = min(begins)
-            moved = begins != before
+            left, moved = min(begins), begins != before
             if moved:
-                # Padding and what a row has forgotten are the same to the model: hidden columns.
+                # Padding and forgotten tokens are the same: columns that the model must not see.
                 n_pad = torch.tensor(begins, device=device) - left if left < max(begins) else None
-                # A full window moves before it can be added to, so its keys need not be kept.
+                # A full window moves before anything is added, so its keys need not be kept.
                 past = model.new_cache() if cache and end - left < block_size else None
             new = ids[:, left if moved or not cache else end - 1 : end]
-            x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), the last position
-            token = next_token(model.head(x), previous=ids[:, :end], **strategy)  # (B,)
+            with eval_mode(model):
+                x = model.features(new, cache=past, n_pad=n_pad)[:, -1]  # (B, C), last position
+                logits = model.head(x)  # (B, V)
+            token = next_token(logits, previous=ids[:, :end], generator=generator, **strategy)
             ids[:, end] = token
-            yield token
-            if stop:
-                running &= ~torch.isin(token, stop_ids)
-                if not running.any():
-                    return
+            yield token  # (B,)
+            running &= ~torch.isin(token, torch.tensor(stop, dtype=torch.long, device=device))
+            if not running.any():
+                return
+
+    return steps()
 
 
 def _window(first: int, end: int, block_size: int, stride: int) -> int:
@@ -274,8 +295,8 @@ def _window(first: int, end: int, block_size: int, stride: int) -> int:
 def _left_padded(rows: list[list[int]], room: int) -> Tensor:
     """Return ``(B, T + room)``: each row's ids, ending in column ``T``, then ``room`` zeros.
 
-    The padding repeats the row's own first id. The model does not see it, and the repetition
-    penalty, which counts no token twice, has seen that id anyway.
+    The padding repeats the row's own first id. The model does not see it, and to the repetition
+    penalty, which counts no token twice, it makes no difference.
     """
     T = max(len(row) for row in rows)
     return torch.tensor([row[:1] * (T - len(row)) + row + [0] * room for row in rows])
@@ -331,8 +352,8 @@ def beam_search(
         max_new_tokens: how many tokens to add at most; with the prompt at most ``block_size``.
         n_beams: how many texts to keep; 1 is greedy decoding.
         stop: ids that end a text.
-        length_penalty: the exponent in the score. 0 compares the sums, which favours short texts;
-            1 compares the mean of a token; what is above 1 favours long texts.
+        length_penalty: the exponent in the score. 0 compares the sums and favours short texts;
+            1 compares the mean per token; values above 1 favour long texts.
 
     Returns:
         at most ``n_beams`` pairs of a text, prompt included, and its score, the best first. The
@@ -346,14 +367,15 @@ def beam_search(
     3.2, for the search; Wu et al., 2016, "Google's neural machine translation system", section 7,
     for the division by a power of the length.
     """
-    [prompt] = _checked(model, [prompt], max_new_tokens, stop)
-    if n_beams < 1:
-        raise ValueError(f"n_beams={n_beams} must be at least 1.")
-    if len(prompt) + max_new_tokens > model.config.block_size:
-        raise ValueError(
-            f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
-            f"block_size={model.config.block_size}; beam search has no window that moves."
-        )
+    [prompt], stop = _checked(model, [prompt], max_new_tokens, stop)
+    _check_whole("n_beams", n_beams, 1)
+    fits = _is_number(length_penalty) and math.isfinite(length_penalty)
+    _check(fits, f"length_penalty={length_penalty!r} must be a finite number.")
+    _check(
+        len(prompt) + max_new_tokens <= model.config.block_size,
+        f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
+        f"block_size={model.config.block_size}; beam search has no window that moves.",
+    )
     device, cache = model.head.weight.device, model.new_cache()
     stop_ids = torch.tensor(sorted(set(stop)), dtype=torch.long, device=device)
     # At most as many candidates end as there are beams times stop tokens; n_beams more go on.
@@ -383,42 +405,65 @@ def beam_search(
 
 def _checked(
     model: GPT, prompts: Prompts, max_new_tokens: int, stop: Sequence[int]
-) -> list[list[int]]:
-    """Return the prompts as lists; raise ValueError for what the model cannot read or write."""
-    V, block_size = model.config.vocab_size, model.config.block_size
-    rows = _rows(prompts)
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0.")
-    if not rows:
-        raise ValueError("prompts is empty; give at least one prompt.")
-    for number, row in enumerate(rows):
-        if not row:
-            raise ValueError(f"prompt {number} is empty; a model needs a token to start from.")
-        if len(row) > block_size:
-            raise ValueError(
-                f"prompt {number} has {len(row)} tokens; the model reads at most "
-                f"block_size={block_size}. Keep its end: prompt[-{block_size}:]."
-            )
-        _check_ids(f"prompt {number}", row, V)
-    _check_ids("stop", stop, V)
-    return rows
-
-
-def _check_ids(name: str, ids: Sequence[int], V: int) -> None:
-    for id_ in ids:
-        if not (isinstance(id_, Integral) and 0 <= id_ < V):
-            raise ValueError(
-                f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. "
-                "Was the text encoded by another tokenizer?"
-            )
+) -> tuple[list[list[int]], list[int]]:
+    """Return prompts and stop ids as lists; ValueError for what the model cannot read or write."""
+    rows, stop, block_size = _rows(prompts), _as_list(stop), model.config.block_size
+    _check_whole("max_new_tokens", max_new_tokens, 0)
+    _check(rows, "prompts is empty; give at least one prompt.")
+    is_list = isinstance(stop, Collection) and not isinstance(stop, str | Mapping)
+    _check(is_list, f"stop={stop!r} must be a list of ids; for one id, write [id].")
+    for n, row in enumerate(rows):
+        _check(row, f"prompt {n} is empty; a model needs a token to start from.")
+        _check(
+            len(row) <= block_size,
+            f"prompt {n} has {len(row)} tokens; the model reads at most block_size={block_size}. "
+            f"Keep its end: prompt[-{block_size}:].",
+        )
+    V, named = model.config.vocab_size, {f"prompt {n}": row for n, row in enumerate(rows)}
+    for name, id_ in ((name, id_) for name, ids in {**named, "stop": stop}.items() for id_ in ids):
+        _check(
+            _is_whole(id_) and 0 <= id_ < V,
+            f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. Was the text "
+            "encoded by another tokenizer?",
+        )
+    return rows, list(stop)
 
 
 def _rows(prompts: Prompts) -> list[list[int]]:
-    """Return prompts, a tensor ``(B, T)`` or sequences of ids, as lists of ids."""
-    if isinstance(prompts, Tensor):
-        prompts = prompts.tolist()
-    if any(not isinstance(row, Tensor | Sequence) or isinstance(row, str) for row in prompts):
-        raise ValueError(
-            "prompts must hold one sequence of ids for each text; for one prompt, write [prompt]."
-        )
-    return [row.tolist() if isinstance(row, Tensor) else list(row) for row in prompts]
+    """Return prompts, an array ``(B, T)`` or sequences of ids, as lists of ids."""
+    prompts = _as_list(prompts)
+    rows = [_as_list(row) for row in prompts] if isinstance(prompts, Sequence) else [prompts]
+    _check(
+        not isinstance(prompts, str) and not any(isinstance(row, str) for row in rows),
+        "prompts holds text, but a model reads ids: encode it; for one prompt, write [prompt].",
+    )
+    _check(
+        isinstance(prompts, Sequence) and all(isinstance(row, Sequence) for row in rows),
+        "prompts must hold one sequence of ids for each text; for one prompt, write [prompt].",
+    )
+    flat = not any(isinstance(id_, Sequence) for row in rows for id_ in row)
+    _check(flat, "prompts has three dimensions; expected (B, T), a row of ids for each text.")
+    return [list(row) for row in rows]
+
+
+def _as_list(values: Any) -> Any:
+    """Return a tensor's or an array's values as lists, anything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _check(fits: Any, message: str) -> None:
+    if not fits:
+        raise ValueError(message)
+
+
+def _check_whole(name: str, value: int, least: int, why: str = "") -> None:
+    fits = _is_whole(value) and value >= least
+    _check(fits, f"{name}={value!r} must be a whole number and at least {least}{why}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

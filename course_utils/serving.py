@@ -1,17 +1,22 @@
 """A language model behind an address: `python -m course_utils serve`.
 
-A request passes through three hands. The web side reads it, refuses what cannot be answered and
-says why. One thread runs the model: it holds a few texts at a time, each with its own cache and
-its own random numbers, and gives each one token in turn, so that a short answer need not wait for
-a long one and no two can mix. The web side then turns the tokens into characters and sends them.
+A request passes through three hands. The app reads it, and refuses what cannot be answered with
+a reason. One thread runs the model: it works on several texts at a time, each with its own cache
+and its own random numbers, and gives each one token in turn, so that a short answer need not wait
+for a long one and no two can mix. Then the app turns the tokens into characters and sends them.
+
+In reading order: what a request may ask for (:class:`Limits`, :class:`GenerateRequest`), the thread
+that runs the model (:class:`ModelThread`), what lies between tokens and characters
+(:class:`Service`), and the app (:func:`make_app`). What holds for any web server, whatever it
+serves, is in `server.py`; the command is in `serve_command.py`.
 """
 
 import asyncio
 import itertools
 import json
 import logging
+import math
 import secrets
-import socket
 import threading
 import time
 from collections import deque
@@ -22,18 +27,21 @@ from typing import Any
 
 import prometheus_client as prometheus
 import torch
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from course_utils.gpt import GPT
 from course_utils.sampling import stream
+from course_utils.server import Refusal, read_json
 
 log = logging.getLogger(__name__)
-END = -1  # stands behind the last token of a text
-ROUTES = "POST /generate, GET /health or GET /metrics"
+END, FAILED = -1, -2  # what follows the last token of a text
+
+
+# --- what a request may ask for ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,9 @@ class Limits:
         prompt_tokens: longest prompt; never more than the model's context.
         new_tokens: most tokens that one request may ask for.
         body_bytes: longest body of a request.
-        active: texts that are written at the same time, each with its own cache.
-        waiting: requests that may wait for a place; the next one is told to come back (429).
-        seconds: from the arrival of a request to its last token.
+        active: how many texts are written at the same time, each with its own cache.
+        waiting: how many requests may wait in the queue; the next is told to come back (429).
+        seconds: from the arrival of a whole request to the last token of its answer.
     """
 
     prompt_tokens: int = 512
@@ -57,8 +65,8 @@ class Limits:
     seconds: float = 60.0
 
 
-class Ask(BaseModel):
-    """The body of POST /generate. A field that is not here is an error, not ignored."""
+class GenerateRequest(BaseModel):
+    """The body of POST /generate. An unknown field is an error: it is never ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     prompt: str = Field(min_length=1, description="a text to continue, not empty")
@@ -69,57 +77,57 @@ class Ask(BaseModel):
     stream: bool = Field(False, description="true or false")
 
 
-class Refused(Exception):
-    """A request that is not answered: the status, a code for programs, three texts for people."""
-
-    def __init__(self, status: int, code: str, wrong: str, expected: str, advice: str):
-        super().__init__(wrong)
-        self.status, self.code = status, code
-        self.body = {"code": code, "wrong": wrong, "expected": expected, "what_to_do": advice}
+# --- the thread that runs the model --------------------------------------------------------------
 
 
 @dataclass(eq=False)
 class Job:
-    """One text in the making: the model's thread puts tokens into ``out``, the web side reads."""
+    """One text being written: the model's thread puts tokens into ``results``, the app reads."""
 
     number: int
     tokens: Iterator[torch.Tensor]  # from course_utils.sampling.stream; each is (1,)
     n_prompt: int
     seed: int
     loop: asyncio.AbstractEventLoop
-    began: float = field(default_factory=time.monotonic)
-    out: "asyncio.Queue[int | Exception]" = field(default_factory=asyncio.Queue)
+    arrived: float = field(default_factory=time.monotonic)
+    results: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
     cancelled: bool = False
 
-    def put(self, item: "int | Exception") -> None:
-        """Hand over a token, END or an error, from the model's thread."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.out.put_nowait, item)
+    def put(self, result: int) -> None:
+        """Hand over a token, END or FAILED, from the model's thread."""
+        with suppress(RuntimeError):  # the app's loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self.results.put_nowait, result)
 
 
-class Worker(threading.Thread):
-    """The one thread that runs the model: a token for each active text, round after round."""
+class ModelThread(threading.Thread):
+    """The one thread that runs the model: a token for each active job, round after round."""
 
     def __init__(self, limits: Limits):
         super().__init__(name="model", daemon=True)
         self.limits = limits
         self.waiting: deque[Job] = deque()
         self.active: list[Job] = []
-        self.stopping = False
+        self.deadline = math.inf  # until the server is told to stop
         self._changed = threading.Condition()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server has been told to stop."""
+        return self.deadline < math.inf
+
     def submit(self, job: Job) -> None:
-        """Put a job into the queue, or refuse it when the queue is full or the server stops."""
+        """Put a job into the queue.
+
+        Raises:
+            Refusal: the queue is full, or the server is stopping.
+        """
         with self._changed:
             if self.stopping:
-                wrong = "the server is stopping"
-                raise Refused(503, "stopping", wrong, "a server that runs", "Try again later.")
+                raise _stopping()
             free = self.limits.active - len(self.active)
             if len(self.waiting) >= self.limits.waiting + max(0, free):
-                raise Refused(
-                    429,
-                    "queue_full",
-                    f"{len(self.waiting)} requests are waiting already",
+                raise Refusal(
+                    *(429, "queue_full", f"{len(self.waiting)} requests are waiting already"),
                     f"at most {self.limits.waiting} waiting",
                     "Try again in a second, and wait longer after each refusal.",
                 )
@@ -127,20 +135,20 @@ class Worker(threading.Thread):
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Forget a job: nobody waits for it any more."""
+        """Drop a job: nobody waits for it any more."""
         with self._changed:
             job.cancelled = True
             if job in self.waiting:
                 self.waiting.remove(job)
 
-    def stop(self) -> None:
-        """Take no new jobs, finish those at hand, and end."""
+    def stop(self, grace: float = 0) -> None:
+        """Take no new jobs; those at hand have ``grace`` seconds left. Then the thread ends."""
         with self._changed:
-            self.stopping = True
+            self.deadline = min(self.deadline, time.monotonic() + grace)
             self._changed.notify()
 
     def run(self) -> None:
-        """Serve until :meth:`stop`."""
+        """Write until :meth:`stop`."""
         while True:
             with self._changed:
                 while not (self.active or self.waiting or self.stopping):
@@ -154,21 +162,23 @@ class Worker(threading.Thread):
                     self.active.remove(job)
 
     def _step(self, job: Job) -> bool:
-        """Write one token of a job; return whether there is more to write."""
+        """Write one token of a job; return whether there may be more."""
         try:
             token = END if job.cancelled else int(next(job.tokens, END))
-        except Exception as error:  # one bad text must not end the thread for all
+        except Exception:  # one bad text must not end the thread for all
             log.exception("request %d failed", job.number)
-            job.put(error)
-            return False
+            token = FAILED
         job.put(token)
-        return token != END
+        return token >= 0
+
+
+# --- between tokens and characters ---------------------------------------------------------------
 
 
 class Metrics:
     """The numbers on GET /metrics, in a registry of their own for each app."""
 
-    def __init__(self, worker: Worker):
+    def __init__(self, thread: ModelThread):
         self.registry = prometheus.CollectorRegistry()
 
         def new(kind: type, name: str, text: str, *labels: str) -> Any:
@@ -178,15 +188,13 @@ class Metrics:
         self.tokens = new(prometheus.Counter, "tokens", "Tokens written")
         self.seconds = new(prometheus.Histogram, "request_seconds", "Arrival to last token")
         self.first = new(prometheus.Histogram, "first_token_seconds", "Arrival to first token")
-        for name, jobs in (("waiting", worker.waiting), ("active", worker.active)):
+        for name, jobs in (("waiting", thread.waiting), ("active", thread.active)):
             gauge = new(prometheus.Gauge, name, f"Requests {name} now")
             gauge.set_function(lambda jobs=jobs: len(jobs))
 
 
-def make_app(
-    model: GPT, tokenizer: Any, limits: Limits | None = None, *, stop: Sequence[int] = ()
-) -> FastAPI:
-    """Return the web application that serves ``model``.
+class Service:
+    """A model with its tokenizer, its thread, its limits and its counts.
 
     Args:
         model: on the device to run on; nothing else may use it meanwhile.
@@ -194,199 +202,231 @@ def make_app(
         limits: what to accept.
         stop: ids that end a text, such as GPT-2's end-of-text; they are not part of the answer.
     """
-    limits = limits or Limits()
-    n_most = min(limits.prompt_tokens, model.config.block_size)
-    worker, numbers = Worker(limits), itertools.count(1)
-    metrics = Metrics(worker)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker.start()
-        yield
-        worker.stop()
-        await asyncio.to_thread(worker.join, limits.seconds)
+    def __init__(self, model: GPT, tokenizer: Any, limits: Limits, stop: Sequence[int]):
+        self.model, self.tokenizer, self.limits, self.stop = model, tokenizer, limits, stop
+        self.thread = ModelThread(limits)
+        self.metrics = Metrics(self.thread)
+        self._numbers = itertools.count(1)
 
-    # No /docs: that page would load scripts from a third party. /openapi.json describes it all.
-    app = FastAPI(title="A language model", lifespan=lifespan, docs_url=None, redoc_url=None)
+    def start(self, wanted: GenerateRequest) -> Job:
+        """Queue the job for a request.
 
-    def to_job(ask: Ask) -> Job:
-        """Return the job for a request, or refuse it; nothing is computed yet."""
+        Raises:
+            Refusal: the request goes beyond a limit, or there is no room for it now.
+        """
         try:
-            ids = list(tokenizer.encode(ask.prompt))
+            ids = list(self.tokenizer.encode(wanted.prompt))
         except ValueError as error:
             raise _bad("prompt", str(error), "text in the model's alphabet") from None
+        n_most = min(self.limits.prompt_tokens, self.model.config.block_size)
         if not 1 <= len(ids) <= n_most:
             wrong, advice = f"it has {len(ids)} tokens", "Shorten it: the end matters most."
             raise _bad("prompt", wrong, f"1 to {n_most} tokens", advice)
-        if ask.max_new_tokens > limits.new_tokens:
-            wrong = f"it is {ask.max_new_tokens}"
-            raise _bad("max_new_tokens", wrong, f"at most {limits.new_tokens}")
-        seed = secrets.randbelow(2**31) if ask.seed is None else ask.seed
-        strategy = {"greedy": True}
-        if ask.temperature >= 0.01:  # below, logits would overflow; it is greedy in effect
+        if wanted.max_new_tokens > self.limits.new_tokens:
+            wrong = f"it is {wanted.max_new_tokens}"
+            raise _bad("max_new_tokens", wrong, f"at most {self.limits.new_tokens}")
+        seed = secrets.randbelow(2**31) if wanted.seed is None else wanted.seed
+        how = {"greedy": True}
+        if wanted.temperature >= 0.01:  # below, logits would overflow; it is greedy in effect
             generator = torch.Generator().manual_seed(seed)
-            strategy = {"temperature": ask.temperature, "top_p": ask.top_p, "generator": generator}
-        # A full window forgets a quarter of itself at once, so that the cache goes on helping.
-        strategy["stride"] = max(1, model.config.block_size // 4)
-        tokens = stream(model, [ids], ask.max_new_tokens, stop=stop, **strategy)
-        return Job(next(numbers), tokens, len(ids), seed, asyncio.get_running_loop())
+            how = {"temperature": wanted.temperature, "top_p": wanted.top_p, "generator": generator}
+        # A full window drops its first quarter at once, so that the cache goes on helping.
+        how["stride"] = max(1, self.model.config.block_size // 4)
+        tokens = stream(self.model, [ids], wanted.max_new_tokens, stop=self.stop, **how)
+        job = Job(next(self._numbers), tokens, len(ids), seed, asyncio.get_running_loop())
+        self.thread.submit(job)
+        return job
 
-    async def pieces(job: Job, request: Request) -> AsyncIterator[dict[str, Any]]:
-        """Yield ``{"text": …}`` as characters become whole, and last how the text ended."""
+    async def pieces(self, job: Job, request: Request) -> AsyncIterator[dict[str, Any]]:
+        """Yield ``{"text": …}`` as characters become whole, and at the end how the text ended."""
         ids: list[int] = []
         sent, reason = "", ""
-        gone = asyncio.create_task(_when_gone(request, job))
+        watch = asyncio.create_task(_cancel_when_gone(request, job))
         try:
             while not reason:
-                left = job.began + limits.seconds - time.monotonic()
-                item = await asyncio.wait_for(job.out.get(), left)
-                if isinstance(item, Exception):
-                    reason = "error"
-                elif item == END:
-                    reason = "disconnected" if job.cancelled else "length"
-                elif item in stop:
-                    reason = "stop"
-                else:
-                    ids.append(item)
+                token, reason = await self._next(job)
+                if not reason:
+                    ids.append(token)
                     if len(ids) == 1:
-                        metrics.first.observe(time.monotonic() - job.began)
-                text = tokenizer.decode(ids)
-                # A character may be made of several tokens; until it is whole, it shows as U+FFFD.
+                        self.metrics.first.observe(time.monotonic() - job.arrived)
+                text = self.tokenizer.decode(ids)
+                # A character may need several tokens; until they are all here it is U+FFFD.
                 if len(text) > len(sent) and (reason or not text.endswith("\ufffd")):
                     yield {"text": text[len(sent) :]}
                     sent = text
-        except TimeoutError:
-            reason = "timeout"
         finally:
-            gone.cancel()
-            worker.cancel(job)
-            note(job, len(ids), reason or "disconnected")
+            watch.cancel()
+            self.thread.cancel(job)
+            self._record(job, len(ids), reason or "disconnected")
         yield {"finish_reason": reason, "seed": job.seed, "new_tokens": len(ids)}
 
-    def note(job: Job, n_new: int, reason: str) -> None:
+    async def _next(self, job: Job) -> tuple[int, str]:
+        """Wait for a token; return it with "", or END with the reason why there are no more."""
+        until = min(job.arrived + self.limits.seconds, self.thread.deadline)
+        try:
+            token = await asyncio.wait_for(job.results.get(), until - time.monotonic())
+        except TimeoutError:
+            return END, "stopping" if self.thread.stopping else "timeout"
+        if token == FAILED:
+            return END, "error"
+        if token == END:
+            return END, "disconnected" if job.cancelled else "length"
+        return (END, "stop") if token in self.stop else (token, "")
+
+    def _record(self, job: Job, n_new: int, reason: str) -> None:
         """Count and log a request: sizes and times, never the text of people who trust us."""
-        seconds = time.monotonic() - job.began
-        metrics.requests.labels(reason).inc()
-        metrics.tokens.inc(n_new)
-        metrics.seconds.observe(seconds)
+        seconds = time.monotonic() - job.arrived
+        self.metrics.requests.labels(reason).inc()
+        self.metrics.tokens.inc(n_new)
+        self.metrics.seconds.observe(seconds)
         log.info(
             "request %d: %d prompt tokens, %d new tokens, %.3f s, %s",
             *(job.number, job.n_prompt, n_new, seconds, reason),
         )
 
-    schema = {"content": {"application/json": {"schema": Ask.model_json_schema()}}}
 
-    @app.post("/generate", openapi_extra={"requestBody": schema})
-    async def generate(request: Request) -> Response:
-        ask = await _read(request, limits)
-        job = to_job(ask)
-        worker.submit(job)
-        if ask.stream:
-            lines = (json.dumps(piece) + "\n" async for piece in pieces(job, request))
-            return StreamingResponse(lines, media_type="application/x-ndjson")
-        *parts, end = [piece async for piece in pieces(job, request)]
-        if refused := _unfinished(end["finish_reason"], limits):
-            raise refused
-        return JSONResponse({"text": "".join(part["text"] for part in parts), **end})
-
-    @app.get("/health")
-    async def health() -> Response:
-        well = worker.is_alive() and not worker.stopping
-        state = {"waiting": len(worker.waiting), "active": len(worker.active)}
-        status = {"status": "ok" if well else "stopping", "parameters": model.num_parameters()}
-        return JSONResponse(status | state, 200 if well else 503)
-
-    @app.get("/metrics")
-    async def numbers_so_far() -> Response:
-        text = prometheus.generate_latest(metrics.registry)
-        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
-
-    @app.exception_handler(Refused)
-    async def refuse(_: Request, refused: Refused) -> Response:
-        metrics.requests.labels(refused.code).inc()
-        log.info("refused: %s", refused.code)
-        headers = {"Retry-After": "1"} if refused.status == 429 else None
-        return JSONResponse({"error": refused.body}, refused.status, headers)
-
-    @app.exception_handler(HTTPException)
-    async def no_such_route(request: Request, error: HTTPException) -> Response:
-        wrong = f"there is no {request.method} {request.url.path}"
-        refused = Refused(error.status_code, "no_such_address", wrong, ROUTES, "Mend the address.")
-        return await refuse(request, refused)
-
-    return app
-
-
-def _unfinished(reason: str, limits: Limits) -> Refused | None:
-    """Return the refusal for a text that did not come to its end; None for all others."""
-    if reason == "timeout":
-        wrong = f"the answer was not ready within {limits.seconds:g} seconds"
-        return Refused(504, "too_late", wrong, "a shorter text", "Ask for fewer tokens, or stream.")
-    if reason == "error":
-        wrong = "the model stopped with an error, which is in the server's log"
-        return Refused(500, "model_failed", wrong, "a text", "Tell whoever runs the server.")
-    return None
-
-
-def _bad(name: str, wrong: str, expected: str, advice: str = "") -> Refused:
-    advice = advice or f"Mend {name} and ask again."
-    return Refused(422, "bad_field", f"{name}: {wrong}", expected, advice)
-
-
-async def _read(request: Request, limits: Limits) -> Ask:
-    """Return the body of a request, or refuse it."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
-    if kind != "application/json":  # also keeps out forms that a foreign web page posts
-        raise Refused(
-            *(415, "not_json", f"the content type is {kind or 'missing'}", "application/json"),
-            "Send the header Content-Type: application/json.",
-        )
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.body_bytes:
-            raise Refused(
-                *(413, "body_too_large", "the body is too large", f"{limits.body_bytes:,} bytes"),
-                "Send a shorter prompt.",
-            )
-    try:
-        return Ask.model_validate_json(bytes(body))
-    except ValidationError as errors:
-        error = errors.errors(include_url=False, include_input=False)[0]
-        if error["type"] == "json_invalid":
-            expected = '{"prompt": "…", "max_new_tokens": 64}'
-            advice = "Write the body with a JSON library, not by hand."
-            raise Refused(400, "malformed_json", error["msg"], expected, advice) from None
-        name = ".".join(str(part) for part in error["loc"]) or "the body"
-        if name in Ask.model_fields:
-            raise _bad(name, error["msg"], Ask.model_fields[name].description) from None
-        wrong, advice = "there is no such field", f"Remove {name}, or mend its spelling."
-        if not error["loc"]:
-            wrong, advice = error["msg"], "Send an object with these fields."
-        raise _bad(name, wrong, f"the fields {', '.join(Ask.model_fields)}", advice) from None
-
-
-async def _when_gone(request: Request, job: Job) -> None:
-    """Cancel a job when its reader hangs up, even while it waits for its first token."""
+async def _cancel_when_gone(request: Request, job: Job) -> None:
+    """Cancel a job when its client hangs up, even while it waits for its first token."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.cancelled = True
-    job.out.put_nowait(END)
+    job.results.put_nowait(END)
 
 
-def run(app: FastAPI, host: str, port: int, title: str) -> None:
-    """Serve ``app`` until Ctrl-C or SIGTERM, then finish the answers at hand. Port 0: any free one.
+# --- the app -------------------------------------------------------------------------------------
 
-    Raises:
-        OSError: the port is taken.
+
+def make_app(
+    model: GPT, tokenizer: Any, limits: Limits | None = None, *, stop: Sequence[int] = ()
+) -> FastAPI:
+    """Return the web app that serves ``model``; see :class:`Service` for the arguments.
+
+    POST /generate answers with application/json, or with application/x-ndjson, a line of JSON a
+    piece, for ``"stream": true``; GET /health with application/json; GET /metrics with the text
+    format of Prometheus. There is one format each, so the header Accept is not looked at.
     """
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for the web side
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=1024) as listener:
-        address = f"http://{host}:{listener.getsockname()[1]}"
-        print(f"{title} answers on {address} (POST /generate). Ctrl-C stops it.", flush=True)
-        config = uvicorn.Config(
-            app, access_log=False, log_level="warning", timeout_graceful_shutdown=30
+    service = Service(model, tokenizer, limits or Limits(), stop)
+    thread = service.thread
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        thread.start()
+        yield
+        thread.stop()
+        await asyncio.to_thread(thread.join, 5)
+
+    # No /docs: that page would load scripts from a third party. /openapi.json describes /generate.
+    app = FastAPI(title="A language model", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False  # an address that does not exist is 404, always
+    app.state.thread = thread
+    _answer_errors(app, service.metrics)
+    schema = {"content": {"application/json": {"schema": GenerateRequest.model_json_schema()}}}
+
+    @app.post("/generate", openapi_extra={"requestBody": schema})
+    async def generate(request: Request) -> Response:
+        wanted = await _read(request, service.limits)
+        job = service.start(wanted)
+        if wanted.stream:
+            lines = (json.dumps(piece) + "\n" async for piece in service.pieces(job, request))
+            return StreamingResponse(lines, media_type="application/x-ndjson")
+        *parts, end = [piece async for piece in service.pieces(job, request)]
+        if refusal := _unfinished(end["finish_reason"], service.limits):
+            raise refusal
+        return JSONResponse({"text": "".join(part["text"] for part in parts), **end})
+
+    async def health(_: Request) -> Response:
+        well = thread.is_alive() and not thread.stopping
+        state = {"waiting": len(thread.waiting), "active": len(thread.active)}
+        status = {"status": "ok" if well else "stopping", "parameters": model.num_parameters()}
+        return JSONResponse(status | state, 200 if well else 503)
+
+    async def metrics(_: Request) -> Response:
+        text = prometheus.generate_latest(service.metrics.registry)
+        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
+
+    app.add_route("/health", health)  # GET, and HEAD with it
+    app.add_route("/metrics", metrics)
+    return app
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Make every error a line in the log, a count, and an answer in the form of a Refusal."""
+
+    def noted(code: str) -> None:
+        metrics.requests.labels(code).inc()
+        log.info("refused: %s", code)
+
+    @app.exception_handler(Refusal)
+    async def refuse(_: Request, refusal: Refusal) -> Response:
+        noted(refusal.code)
+        headers = {"Retry-After": "1"} if refusal.status == 429 else None
+        return JSONResponse(refusal.body, refusal.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, error: HTTPException) -> Response:
+        method, path, allowed = request.method, request.scope["path"], error.headers or {}
+        refusal = Refusal(
+            *(404, "no_such_address", f"there is no address {path}"),
+            "POST /generate, GET /health or GET /metrics",
+            "Correct the address.",
         )
-        with suppress(KeyboardInterrupt):  # by then it has stopped in good order
-            uvicorn.Server(config).run(sockets=[listener])
+        if error.status_code == 405:
+            expected = allowed.get("Allow", "")
+            wrong = f"{path} does not answer to {method}"
+            refusal = Refusal(405, "wrong_method", wrong, expected, f"Use {expected}.")
+        noted(refusal.code)
+        return JSONResponse(refusal.body, refusal.status, allowed)
+
+    @app.exception_handler(ClientDisconnect)
+    async def incomplete(_: Request, error: ClientDisconnect) -> Response:
+        noted("incomplete")  # the client hung up in the middle of its request, or was too slow
+        return Response()  # nobody is there to read it
+
+
+def _unfinished(reason: str, limits: Limits) -> Refusal | None:
+    """Return the refusal for a text that did not come to its end; None for all others."""
+    if reason == "stopping":
+        return _stopping()
+    if reason == "timeout":
+        wrong = f"the answer was not ready within {limits.seconds:g} seconds"
+        return Refusal(504, "too_late", wrong, "a shorter text", "Ask for fewer tokens, or stream.")
+    if reason == "error":
+        wrong = "the model stopped with an error, which is in the server's log"
+        return Refusal(500, "model_failed", wrong, "a text", "Tell whoever runs the server.")
+    return None
+
+
+def _stopping() -> Refusal:
+    wrong = "the server is stopping"
+    return Refusal(503, "stopping", wrong, "a server that goes on running", "Try again later.")
+
+
+def _bad(name: str, wrong: str, expected: str, advice: str = "") -> Refusal:
+    advice = advice or f"Correct {name} and ask again."
+    return Refusal(422, "bad_field", f"{name}: {wrong}", expected, advice)
+
+
+async def _read(request: Request, limits: Limits) -> GenerateRequest:
+    """Return what a request asks for, or refuse it."""
+    body = await read_json(request, limits.body_bytes)
+    try:
+        return GenerateRequest.model_validate_json(body)
+    except ValidationError as errors:
+        raise _explain(errors.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _explain(error: Any) -> Refusal:
+    """Return the refusal for pydantic's first error."""
+    if error["type"] == "json_invalid":
+        expected = '{"prompt": "…", "max_new_tokens": 64}'
+        advice = "Write the body with a JSON library, not by hand."
+        return Refusal(400, "malformed_json", error["msg"], expected, advice)
+    fields = GenerateRequest.model_fields
+    name = ".".join(str(part) for part in error["loc"]) or "the body"
+    if name in fields:
+        return _bad(name, error["msg"], fields[name].description or "")
+    wrong, advice = "there is no such field", f"Remove {name}, or correct its spelling."
+    if not error["loc"]:
+        wrong, advice = error["msg"], "Send an object with these fields."
+    return _bad(name, wrong, f"the fields {', '.join(fields)}", advice)

@@ -1,13 +1,11 @@
-"""Tokens one can see: a coloured view, a slider over merges, a summary of a tokenizer.
+"""Tokens made visible: a coloured view, a slider over merges, a summary of a tokenizer.
 
-Everything shown is escaped, so a token such as ``</script>`` is shown and not run. A token is
-told apart by its frame as well as its colour, brings its own dark text on a light ground, so that
-it reads the same in a light and in a dark theme, and is spoken as "space, fox; id 21831" by a
-screen reader.
+Everything is escaped, so a token such as ``</script>`` is shown and not run. Each token has a frame
+as well as a colour, and dark text on its own light background, so that it looks the same in a light
+and a dark theme. A screen reader says "space, fox; id 21831".
 """
 
 import html
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +13,9 @@ from typing import Any
 from IPython.display import HTML, display
 
 from course_utils.bpe import BPETokenizer, from_symbols
+from course_utils.markup import NO_MATH, Piece, html_table, in_html, printable, visible
 from course_utils.plots import slider
 
-Piece = str | bytes
-
-#: The marks that stand for white space, and how they are spoken.
-MARKS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _SPOKEN = {" ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return"}
 
 _STYLE = """<style>
@@ -70,7 +65,7 @@ def show_pieces(
     show_ids: bool = False,
     caption: str | None = None,
 ) -> None:
-    """Display ready-made pieces of text (``str`` or ``bytes``) as :func:`show_tokens` does.
+    """Display given pieces of text (``str`` or ``bytes``) as :func:`show_tokens` does.
 
     Args:
         pieces: the pieces, in order.
@@ -114,7 +109,7 @@ def show_merges(tokenizer: BPETokenizer, text: str, merge_counts: Iterable[int])
 
 
 def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
-    """Return the ids of ``text`` and what each stands for.
+    """Return the ids of ``text`` and the piece of text behind each.
 
     A piece is ``bytes`` where the tokenizer works on bytes, as GPT-2's does, and otherwise the
     token as the tokenizer writes it, such as ``##ing``. Ids that the tokenizer adds by itself,
@@ -140,12 +135,12 @@ def _is_byte_level(tokenizer: Any, text: str) -> bool:
         spelled = [t.encode() if t in special else from_symbols(t) for t in tokens]
     except ValueError:
         return False
-    return b"".join(spelled) == text.encode()
+    return b"".join(spelled) == text.encode(errors="replace")
 
 
 @dataclass(frozen=True)
 class TokenizerSummary:
-    """What :func:`summarize_tokenizer` found; as the last line of a cell it shows itself.
+    """What :func:`summarize_tokenizer` found; it displays itself as the last line of a cell.
 
     Attributes:
         name: the tokenizer's class.
@@ -153,9 +148,9 @@ class TokenizerSummary:
         special_tokens: the special tokens' texts.
         vocab_sample: ``{id: token}`` for a few ids spread evenly over the vocabulary.
         ids: the ids of the text.
-        pieces: what each id stands for.
+        pieces: the piece of text behind each id.
         text: the text.
-        decoded: the text made from the ids again.
+        decoded: the text decoded from the ids.
     """
 
     name: str
@@ -185,32 +180,29 @@ class TokenizerSummary:
 
     def _repr_html_(self) -> str:
         framed = {
-            "Some entries": _list(
-                list(self.vocab_sample.values()), list(self.vocab_sample), show_ids=True
-            ),
+            "Some entries": _list([*self.vocab_sample.values()], [*self.vocab_sample], True),
             "Tokens": _list(self.pieces, self.ids),
         }
-        body = "".join(
-            f'<tr><th scope="row">{label}</th>'
-            f"<td>{framed.get(label) or html.escape(value)}</td></tr>"
+        rows = [
+            (label, HTML(framed[label]) if label in framed else value)
             for label, value in self._rows()
-        )
-        return f'{_STYLE}<div class="course-tokens course-table"><table>{body}</table></div>'
+        ]
+        table = html_table(rows, row_heads=True)
+        return f'{_STYLE}<div class="course-tokens course-table">{table}</div>'
 
 
-def summarize_tokenizer(tokenizer: Any, text: str, n_sample: int = 12) -> TokenizerSummary:
+def summarize_tokenizer(tokenizer: Any, text: str) -> TokenizerSummary:
     """Return a summary of ``tokenizer`` and of what it makes of ``text``.
 
     Args:
         tokenizer: a :class:`~course_utils.bpe.BPETokenizer` or a transformers tokenizer.
         text: the text to encode and decode.
-        n_sample: how many entries of the vocabulary to show.
     """
     ids, pieces = tokens_of(tokenizer, text)
     is_ours = isinstance(tokenizer, BPETokenizer)
     size = tokenizer.vocab_size if is_ours else len(tokenizer)
     entry: Callable = tokenizer.vocab.get if is_ours else tokenizer.convert_ids_to_tokens
-    spread = sorted({round(i * (size - 1) / max(n_sample - 1, 1)) for i in range(n_sample)})
+    spread = sorted({round(i * (size - 1) / 11) for i in range(12)})
     return TokenizerSummary(
         name=type(tokenizer).__name__,
         vocab_size=size,
@@ -223,37 +215,10 @@ def summarize_tokenizer(tokenizer: Any, text: str, n_sample: int = 12) -> Tokeni
     )
 
 
-def visible(piece: Piece) -> str:
-    """Return ``piece`` with its white space marked and what does not print written out.
-
-    ``b" fox"`` gives ``·fox``. Bytes that are no whole character are written as ``\\xf0\\x9f``,
-    characters that do not print, or that would turn the text around, as ``\\u202e``.
-    """
-    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
-    return "".join(MARKS.get(c) or (c if _prints(c) else _escaped(c)) for c in text)
-
-
-def _prints(character: str) -> bool:
-    # Marks (Hindi vowel signs) and the joiners inside emoji belong to their neighbours.
-    return character.isprintable() or unicodedata.category(character) in ("Mn", "Mc")
-
-
-def _escaped(character: str) -> str:
-    return (
-        character.encode("unicode_escape").decode() if character > "\x7f" else repr(character)[1:-1]
-    )
-
-
 def _spoken(piece: Piece) -> str:
-    text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
-    words, plain = [], ""
-    for character in text:
-        if character in _SPOKEN:
-            words += [plain, _SPOKEN[character]]
-            plain = ""
-        else:
-            plain += character if _prints(character) else _escaped(character)
-    return ", ".join(word for word in [*words, plain] if word)
+    text = printable(piece, keep="".join(_SPOKEN))
+    words = "".join(f"\0{_SPOKEN[c]}\0" if c in _SPOKEN else c for c in text).split("\0")
+    return ", ".join(word for word in words if word)
 
 
 def _count(n: int, noun: str) -> str:
@@ -277,10 +242,10 @@ def _list(
         )
         if (b"\n" if isinstance(piece, bytes) else "\n") in piece:
             items.append('<li class="br" aria-hidden="true"></li>')
-    # Safari drops the list from what it speaks when it has no bullets, unless role says so.
+    # Without bullets Safari does not announce a list, unless it has a role.
     return f'<ol role="list" aria-label="{_count(len(pieces), "token")}">{"".join(items)}</ol>'
 
 
 def _figure(caption: str, body: str) -> str:
-    head = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'{_STYLE}<figure class="course-tokens">{head}{body}</figure>'
+    head = f"<figcaption>{in_html(caption)}</figcaption>" if caption else ""
+    return f'{_STYLE}<figure class="course-tokens {NO_MATH}">{head}{body}</figure>'

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class TrainConfig:
             for the rest.
         learning_rate: AdamW's highest one, reached after the warm-up.
         muon_learning_rate: Muon's highest one.
-        warmup_steps: steps in which the learning rates climb to their highest.
+        warmup_steps: steps in which the learning rates climb to their highest; None is a tenth of
+            all steps, and at most 100.
         schedule: how they then go down to zero, "cosine" or "linear".
         weight_decay: how hard matrices are pulled towards zero; biases and norms never are.
         clip_norm: gradients that are longer together are shortened to this.
@@ -66,7 +68,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
     muon_learning_rate: float = 0.02
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     schedule: str = "cosine"
     weight_decay: float = 0.1
     clip_norm: float = 1.0
@@ -77,18 +79,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} must be at least 0 and below "
-                f"steps={self.steps}. About a tenth of the steps serves well."
-            )
+            self._check_number(name, Integral, at_least=1)
+        self._check_number("seed", Integral, at_least=0)
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0.")
+            self._check_number(name, Real, above=0)
+        self._check_number("weight_decay", Real, at_least=0)
+        if self.warmup_steps is not None:
+            self._check_number("warmup_steps", Integral, at_least=0)
+            if self.warmup_steps >= self.steps:
+                raise ValueError(
+                    f"warmup_steps={self.warmup_steps} must be below steps={self.steps}. About a "
+                    "tenth of the steps serves well."
+                )
         kinds = {
             "optimizer": ("adamw", "muon"),
             "schedule": ("cosine", "linear"),
@@ -97,6 +99,22 @@ class TrainConfig:
         for name, known in kinds.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+
+    def _check_number(
+        self, name: str, kind: type, at_least: float = -math.inf, above: float = -math.inf
+    ) -> None:
+        value = getattr(self, name)
+        whole = "a whole number" if kind is Integral else "a number"
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"{name}={value!r} must be {whole}.")
+        highest = 2**63 if kind is Integral else math.inf
+        if not (at_least <= value < highest and above < value):  # nan is refused here
+            limit = f"at least {at_least}" if at_least > -math.inf else f"above {above}"
+            if value >= highest:
+                limit = f"below {highest}" if kind is Integral else "that is not infinite"
+            raise ValueError(f"{name}={value!r} must be {whole} {limit}.")
+        # numpy's numbers become Python's, which a checkpoint can hold
+        object.__setattr__(self, name, int(value) if kind is Integral else float(value))
 
 
 # --- learning rate and optimizers ------------------------------------------------------------
@@ -112,9 +130,12 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def _share_of_highest(step: int, config: TrainConfig) -> float:
     """Return a number from 0 to 1, the same for all learning rates of a step."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)  # 0 to 1
+    warmup = config.warmup_steps
+    if warmup is None:
+        warmup = min(100, config.steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / (config.steps - warmup)  # 0 to 1
     return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -295,6 +316,7 @@ def train(
     checkpoint: Path | str | None = None,
     resume: bool = False,
     on_eval: Callable[[int, GPT], None] | None = None,
+    vocabulary: Sequence[str] = (),
 ) -> History:
     """Train ``model`` in place, and return what happened.
 
@@ -316,19 +338,24 @@ def train(
         config: how to train.
         checkpoint: file to write at every evaluation and on Ctrl-C.
         resume: continue from ``checkpoint``; on a CPU the result is, bit for bit, that of a run
-            that was never interrupted.
+            that was never interrupted. The text and all settings have to be the same.
         on_eval: called as ``on_eval(step, model)`` after each evaluation, for samples.
+        vocabulary: what the ids stand for; the checkpoint notes it.
 
     Raises:
         FloatingPointError: the loss or the gradient is not a finite number.
-        ValueError: the corpus is too short, or the checkpoint belongs to another configuration.
+        ValueError: a split is too short or has ids that the model does not know, or the
+            checkpoint is of another text or configuration.
         FileExistsError: ``checkpoint`` is there already, and ``resume`` was not asked for.
+        OSError: the checkpoint cannot be written; the one before is whole.
     """
     T, B = model.config.block_size, config.batch_size
+    _check_split("training", train_ids, model)
+    _check_split("validation", val_ids, model)
     on_cpu = _reading_is_free(next(model.parameters()).device)
     state = _state_to_resume(checkpoint) if resume else None
     if state is None:
-        _refuse_to_overwrite(checkpoint)
+        refuse_to_overwrite(checkpoint)
     elif config.dtype == "auto":
         # It was measured then, and might come out differently today.
         config = replace(config, dtype=state["train_config"]["dtype"])
@@ -340,8 +367,10 @@ def train(
     fixed = torch.Generator().manual_seed(EVALUATION_SEED)
     windows = [get_batch(ids, config.eval_windows, T, fixed) for ids in (train_ids, val_ids)]
     first, history = 0, History()
+    data = checkpoints.describe_data(train_ids, val_ids, vocabulary) if checkpoint else {}
     if state is not None:
-        first, history = checkpoints.restore(state, model, optimizers, generator, asdict(config))
+        parts = (model, optimizers, generator, asdict(config), data)
+        first, history = checkpoints.restore(state, *parts)
 
     replica = distributed.replicate(model)
     started = time.perf_counter() - history.seconds
@@ -349,14 +378,20 @@ def train(
     def keep(step: int) -> None:
         history.seconds = time.perf_counter() - started
         if checkpoint is not None and distributed.place()[0] == 0:
-            parts = (model, optimizers, generator, asdict(config), step, history)
+            parts = (model, optimizers, generator, asdict(config), data, step, history)
             checkpoints.save_checkpoint(checkpoint, checkpoints.collect(*parts))
 
     unread: list[Tensor] = []  # loss and length of the gradient of each step, still on the device
     model.train()
     with (
         _CtrlC() as ctrl_c,
-        progress_bar(total=config.steps, initial=first, desc="training", unit="step") as bar,
+        progress_bar(
+            total=config.steps,
+            initial=first,
+            desc="training",
+            unit="step",
+            disable=distributed.place()[0] > 0,
+        ) as bar,
     ):
         for step in range(first, config.steps + 1):
             due = step % config.eval_every == 0 or step == config.steps
@@ -391,17 +426,28 @@ def train(
     return history
 
 
+def _check_split(name: str, ids: Ids, model: GPT) -> None:
+    needed = model.config.block_size + 1
+    if ids.ndim != 1 or len(ids) < needed:
+        raise ValueError(
+            f"the {name} ids have the shape {tuple(ids.shape)}: training needs one row of at least "
+            f"{needed}, for a window of block_size={needed - 1} and the token after it."
+        )
+    check_ids(to_tensor(ids), model.config.vocab_size)
+
+
 def _state_to_resume(checkpoint: Path | str | None) -> dict[str, Any]:
     if checkpoint is None:
         raise ValueError("resume=True needs the checkpoint to resume from.")
     return checkpoints.load_checkpoint(checkpoint)
 
 
-def _refuse_to_overwrite(checkpoint: Path | str | None) -> None:
+def refuse_to_overwrite(checkpoint: Path | str | None) -> None:
+    """Raise FileExistsError if there is a checkpoint that a new run would replace."""
     if checkpoint is not None and Path(checkpoint).exists():
         raise FileExistsError(
             f"{checkpoint} holds an earlier run, which the first evaluation would overwrite. "
-            "Pass resume=True to continue it; delete it or name another file to begin anew."
+            "Pass resume=True (--resume) to continue it, or name another file to begin anew."
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import assets
+from course_utils import assets, sources
 
 CONTENT = bytes(range(256)) * 4_000  # about 1 MB
 FILE = assets.File("model.bin", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -164,7 +164,7 @@ def test_unknown_name():
     [
         (CONTENT[:1000], None, "1,000 bytes, expected 1,024,000: cut off"),
         (CONTENT[:1000], len(CONTENT), "1,000 bytes|IncompleteRead"),
-        (b"<html>Please log in</html>", None, "cut off"),
+        (b"<html>Please log in</html>", None, "gave a web page"),
         (CONTENT[::-1], None, "checksum of model.bin"),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_while_fetching(cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(assets, "_copy", full)
+    monkeypatch.setattr(sources, "_copy", full)
     with serve(lambda handler: send(handler, CONTENT)) as server:
         use(monkeypatch, make_asset({"kind": "url", "url": server.address}))
         with pytest.raises(assets.AssetError, match="No space for A thing"):

@@ -417,6 +417,90 @@ def test_a_long_word_letter_by_letter_takes_little_time(gpt2):
     assert ids == gpt2.encode(text)
 
 
+# Special tokens in other people's text
+
+TEXT_WITH_SPECIAL = [
+    "<|endoftext|>",
+    "The end.<|endoftext|>Once <|endoftext|><|endoftext|>",
+    "  <|endoftext|>\n\n's",
+    "<|endoftext|",  # not a whole one
+    "no special token",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXT_WITH_SPECIAL)
+def test_special_tokens_as_text_equal_those_of_transformers(gpt2, reference, text):
+    ids = gpt2.encode(text, special="text")
+    assert ids == reference.encode(text, split_special_tokens=True)
+    assert 50_256 not in ids
+    assert gpt2.decode(ids) == text
+    assert list(gpt2.encode_iterable(text, "text")) == ids  # letter by letter
+    assert gpt2.encode(text) == gpt2.encode(text, special="id") == reference.encode(text)
+
+
+@pytest.mark.parametrize("text", TEXT_WITH_SPECIAL)
+def test_special_tokens_are_refused_by_name(gpt2, text):
+    for ids in (lambda: gpt2.encode(text, "error"), lambda: [*gpt2.encode_iterable(text, "error")]):
+        if "<|endoftext|>" in text:
+            with pytest.raises(
+                ValueError, match=r"holds the special token '<\|endoftext\|>'.*'text'"
+            ):
+                ids()
+        else:
+            assert ids() == gpt2.encode(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut_texts())
+def test_special_tokens_as_text_are_what_a_tokenizer_without_them_makes(tangled, cut):
+    text, pieces = cut
+    without = BPETokenizer(tangled.merges)
+    assert tangled.encode(text, "text") == without.encode(text)
+    assert list(tangled.encode_iterable(pieces, "text")) == without.encode(text)
+
+
+@pytest.mark.parametrize("special", ["all", None, (), True])
+def test_an_unknown_way_with_special_tokens_is_named(gpt2, special):
+    for function in (gpt2.encode, gpt2.encode_iterable):  # at the call, before the text is read
+        with pytest.raises(ValueError, match=r"special=.* must be 'id' .*'text' .*or 'error'"):
+            function("text", special=special)
+
+
+# Surrogates: halves of a character, which no valid text has. The right column is what tiktoken
+# 0.12 makes of them: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").
+SURROGATES = {
+    "\ud800": "\ufffd",
+    "x\ud800y": "x\ufffdy",
+    "a\ud83d\ude42b": "a🙂b",
+    "\ude42\ud83d": "\ufffd\ufffd",
+    "\ud800\ud800\udc00 end\udfff": "\ufffd\U00010000 end\ufffd",
+    "<|a|>\ud83d<|a|>": "<|a|>\ufffd<|a|>",
+    "\ufeff\ud800": "\ufeff\ufffd",
+}
+
+
+@pytest.mark.parametrize("text", SURROGATES)
+def test_a_lone_surrogate_is_the_replacement_character(gpt2, tangled, text):
+    valid = SURROGATES[text]
+    assert valid == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    for tokenizer in (gpt2, tangled):
+        for special in ("id", "text"):
+            assert tokenizer.encode(text, special) == tokenizer.encode(valid, special)
+        assert list(tokenizer.encode_iterable(text)) == tokenizer.encode(valid)  # cut in each pair
+    merges = BPETokenizer.train(f"{valid}, " * 3, 300).merges
+    for corpus in (f"{text}, " * 3, list(f"{text}, " * 3)):
+        assert BPETokenizer.train(corpus, 300).merges == merges
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("a <|>\n'é🙂\ud83d\ude42\udfff"), max_size=12))
+def test_any_str_survives_up_to_its_surrogates(tangled, text):
+    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert tangled.decode(tangled.encode(text)) == valid
+    assert list(tangled.encode_iterable(iter(text))) == tangled.encode(valid)
+
+
 # Against `tokenizers`
 
 
@@ -467,14 +551,6 @@ def test_gpt2_files_survive_the_round_trip(gpt2, gpt2_files, tmp_path):
     )
 
 
-def test_further_special_tokens_get_the_next_ids(gpt2_files):
-    tokenizer = BPETokenizer.from_files(
-        gpt2_files / "vocab.json", gpt2_files / "merges.txt", ["<|endoftext|>", "<|pad|>"]
-    )
-    assert tokenizer.special_tokens == {"<|endoftext|>": 50_256, "<|pad|>": 50_257}
-    assert tokenizer.encode("a<|pad|>") == [64, 50_257]
-
-
 def test_a_tokenizer_can_be_copied_and_pickled(trained):
     for twin in (copy.deepcopy(trained), pickle.loads(pickle.dumps(trained))):
         assert twin.encode("To be, or not") == trained.encode("To be, or not")
@@ -488,9 +564,9 @@ def test_too_small_a_vocabulary_is_explained():
         BPETokenizer.train("abc", 256, ["<|endoftext|>"])
 
 
-@pytest.mark.parametrize("special", ["", "a", "ab", " ", "Ġ"])
+@pytest.mark.parametrize("special", ["", "a", "ab", " ", "Ġ", "<|\ud800|>"])
 def test_a_special_token_that_is_an_ordinary_one_is_refused(special):
-    with pytest.raises(ValueError, match="is empty or an ordinary token"):
+    with pytest.raises(ValueError, match="is empty, an ordinary token as well, or no valid text"):
         BPETokenizer([(b"a", b"b")], [special])
 
 

@@ -1,6 +1,6 @@
 """What holds for the checks of every chapter, and the table of planted answers.
 
-Each ``test_checks_….py`` holds answers by the name of their check: ``RIGHT``, and ``MISTAKES`` with
+Exercises that are data are tested in ``test_exercises.py``. For the others, each ``test_checks_….py`` holds answers by the name of their check: ``RIGHT``, and ``MISTAKES`` with
 words of the diagnosis (``|`` between alternatives); ``PRAISE`` has words that a right answer is told.
 """
 
@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import course_checks
-from course_checks import Wrong, answers, check, guard, record
+from course_checks import BROKEN, Wrong, answers, check, guard, record
+from course_checks.exercises import Exercise
 
 HERE = Path(__file__).parent
 CHECKS = {
@@ -82,7 +83,7 @@ def test_a_mistake_is_named(check, case):
     assert "\n" not in verdict.message
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [n for n, one in CHECKS.items() if not isinstance(one, Exercise)])
 def test_every_check_knows_three_mistakes_and_two_ways_to_be_right(name):
     named = {word for _, word in MISTAKES.get(name, []) if word not in PLAIN}
     assert len(named) >= 3, f"{name}: mistakes diagnosed by name: {named}"
@@ -244,7 +245,12 @@ def test_verdicts_are_recorded(in_a_notebook):
     entry = record.read()["check_double"]
     assert entry["attempts"] == 3
     assert entry["passed"] is False
-    assert entry["right"], "once right stays right"
+    assert entry["right"], "when it was right for the first time"
+
+
+def test_a_check_tells_when_what_was_right_is_broken(in_a_notebook):
+    told = [BROKEN in check_double(lambda x, n=n: n * x).message for n in (3, 2, 3, 3, 2, 2, 1)]
+    assert told == [False, False, True, False, False, False, True]
 
 
 def test_nothing_is_recorded_outside_a_notebook(monkeypatch, tmp_path):

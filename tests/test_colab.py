@@ -1,14 +1,19 @@
 """The set-up cell as Colab runs it: in a clean environment that already has torch."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
@@ -83,6 +88,38 @@ def test_the_set_up_cell_installs_the_course_and_leaves_torch_alone(environment,
 def version(python):
     command = [python, "-c", "import torch; print(torch.__version__)"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("notebooks/**/*.ipynb")), ids=lambda path: path.stem
+)
+def test_the_set_up_cell_installs_what_its_notebook_imports(path):
+    """And no extra that no import of the notebook asks for."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    (setup,) = [cell.source for cell in cells if "setup" in cell.metadata.get("tags", [])]
+    asked = re.findall(r'"course-utils\[(.*?)\] @ git', setup)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    installed = names_of(project["dependencies"])
+    # What these bring with them, and what Colab is made of.
+    installed |= {"ipython", "scipy", "threadpoolctl", "pandas", "tokenizers", "requests"}
+    imported = set()
+    for cell in cells:
+        for node in ast.walk(ast.parse("" if cell.source == setup else cell.source)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                found = metadata.packages_distributions().get(name.split(".")[0], [])
+                imported |= {each.lower().replace("_", "-") for each in found}
+    imported -= {"course-utils"}
+    for extra in asked[0].split(",") if asked else []:
+        assert imported & names_of(extras[extra]), f"nothing needs {extra}"
+        installed |= names_of(extras[extra])
+    assert imported <= installed
+
+
+def names_of(requirements):
+    return {Requirement(line).name.lower().replace("_", "-") for line in requirements}
 
 
 def test_every_chapter_begins_with_the_same_set_up_cell():

@@ -95,6 +95,46 @@ def test_make_clean(makefile):
     assert (makefile / "notebooks").exists()
 
 
+def test_make_help_lists_every_target(makefile):
+    listed = re.findall(r"^  make (\w+) +\S", make(makefile, "help").stdout, flags=re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    assert sorted(listed) == sorted(phony.split())
+
+
+@pytest.mark.parametrize("number", ["N=", "N=six", "N=-1"])
+def test_make_chapter_says_what_it_wants(makefile, number):
+    done = make(makefile, "chapter", number)
+    assert done.returncode == 2
+    assert "Say which chapter: make chapter N=6" in done.stderr
+    assert not (makefile / ".venv").exists()
+
+
+@pytest.mark.parametrize(("number", "name"), [("6", "06_"), ("08", "08_"), ("11", "11_")])
+def test_make_chapter_executes_one(makefile, number, name):
+    done = make(makefile, "--dry-run", "chapter", f"N={number}")
+    assert f"tools.book --chapter {number}" in done.stdout
+    (pattern,) = re.findall(r'-k (".*")', done.stdout)
+    shell = subprocess.run(["bash", "-c", f"echo {pattern}"], capture_output=True, text=True)
+    assert shell.stdout.strip() == name
+    assert list((ROOT / "notebooks").glob(f"{name}*.ipynb"))
+
+
+def test_a_chapter_that_is_not_there_is_named():
+    command = [sys.executable, "-m", "tools.book", "--chapter", "77"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no chapter 77" in done.stderr
+
+
+def test_what_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert len(text.splitlines()) < 70  # one page
+    names = set(re.findall(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:md|txt|toml|yml|py))`", text))
+    assert len(names) > 12
+    for name in names - {"attention_views.py", "notebooks/NN_name.ipynb"}:
+        assert (ROOT / name).exists(), name
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -171,6 +211,9 @@ def test_readme_names_only_commands_that_are_tested():
     tested_here = {
         "make lab",
         "make serve",
+        "make chapter N=6",
+        "make links",
+        "make help",
         "make clean",
         "make bench",
         "make bench ONLY=bpe",
@@ -183,7 +226,8 @@ def test_readme_names_only_commands_that_are_tested():
         ".venv/bin/python -m course_utils grade SUBMISSIONS --out grades.csv"
     )
     tested_here.add(".venv/bin/python -m course_utils train --out runs/one")  # test_distributed.py
-    tested_here.add(".venv/bin/torchrun --nproc-per-node 2 -m course_utils train --out runs/two")
+    on_one_machine = "--standalone --local-addr 127.0.0.1 --nproc-per-node 2"
+    tested_here.add(f".venv/bin/torchrun {on_one_machine} -m course_utils train --out runs/two")
     by_ci = {"make book", "make test"}  # .ci/run and the publish workflow
     assert commands == tested_here | by_ci
     assert "make test" in (ROOT / ".ci/run").read_text()

@@ -1,5 +1,7 @@
 """Texts, characters as tokens, splits and batches; and the n-gram baseline that counts them."""
 
+import gzip
+import os
 import tempfile
 from pathlib import Path
 
@@ -36,6 +38,73 @@ def test_what_is_not_a_text_is_refused():
     if assets.find("gpt2-tokenizer"):
         with pytest.raises(ValueError, match=r"is not one \.txt file"):
             load_text("gpt2-tokenizer")
+
+
+def utf8(text):
+    return text.encode("utf-8")
+
+
+TEXTS = {
+    "no line end": (utf8("ACGT" * 200), "ACGT" * 200),
+    "a byte-order mark": (b"\xef\xbb\xbf" + utf8("To be\n"), "To be\n"),
+    "only one byte-order mark is one": (utf8("\ufeff\ufeffTo be"), "\ufeffTo be"),
+    "Windows line ends": (utf8("one\r\ntwo\r\n\r\n"), "one\ntwo\n\n"),
+    "old Mac line ends": (utf8("one\rtwo\r"), "one\ntwo\n"),
+    "mixed line ends": (utf8("one\n\r\ntwo\r"), "one\n\ntwo\n"),
+    "one line of a megabyte": (utf8("a line " * 150_000), "a line " * 150_000),
+    "Thai": (utf8("สวัสดีชาวโลก"), "สวัสดีชาวโลก"),
+    "Arabic and Hebrew": (utf8("مرحبا שלום"), "مرحبا שלום"),
+    "emoji with joiners": (utf8("👩‍👩‍👧 🇩🇪 👍🏽"), "👩‍👩‍👧 🇩🇪 👍🏽"),
+    "only spaces": (b"   \n ", "   \n "),
+    "a control character": (b"a\x1b[0mb\x0c", "a\x1b[0mb\x0c"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_text_of_any_alphabet_is_read(tmp_path, kind):
+    content, text = TEXTS[kind]
+    (tmp_path / "own.txt").write_bytes(content)
+    assert (
+        corpora.read_text(tmp_path / "own.txt") == corpora.read_text(f"{tmp_path}/own.txt") == text
+    )
+
+
+NO_TEXTS = {
+    "UTF-16 with its mark": ("Grüße".encode("utf-16"), "UTF-16.*place 0.*UTF-8"),
+    "UTF-16 without": ("Grüße, Welt".encode("utf-16-le"), "UTF-16.*place 4.*UTF-8"),
+    "UTF-16, big end first": ("abc".encode("utf-16-be"), "UTF-16.*place 0.*UTF-8"),
+    "UTF-16 in Thai": ("สวัสดี ชาวโลก".encode("utf-16-le"), "UTF-16.*UTF-8"),
+    "UTF-32": ("abc".encode("utf-32"), "UTF-16 or no text at all"),
+    "Latin-1": ("a café".encode("latin-1"), "perhaps Latin-1.*place 5 it has the byte 0xe9"),
+    "Windows-1252": ("“quoted”".encode("cp1252"), "perhaps Latin-1.*place 0"),
+    "Shift JIS": ("こんにちは".encode("shift-jis"), "not UTF-8 text"),
+    "cut in a character": (utf8("abcé")[:-1], "not UTF-8 text.*place 3"),
+    "packed": (gzip.compress(b"To be, or not to be" * 9), "not UTF-8 text"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not UTF-8 text"),
+    "NUL bytes": (b"To be\0or not", "place 5 it has the byte 0x00"),
+    "NUL after letters of two bytes": (utf8("äöü\0"), "place 6 it has the byte 0x00"),
+    "empty": (b"", "is empty"),
+    "only a byte-order mark": (b"\xef\xbb\xbf", "is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_TEXTS)
+def test_what_is_not_utf_8_is_named(tmp_path, kind):
+    content, message = NO_TEXTS[kind]
+    (tmp_path / "own.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"own.txt.*{message}"):
+        corpora.read_text(tmp_path / "own.txt")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "secret.txt").write_text("To be")
+    (tmp_path / "secret.txt").chmod(0)
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    names = ["", "nowhere.txt", "no/where.txt", "secret.txt/below", "loop.txt", "x" * 300]
+    for name in names + ["secret.txt"] * (os.getuid() != 0):
+        with pytest.raises(OSError, match=r"cannot be read as a text file: [A-Z].*\.") as caught:
+            corpora.read_text(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
 
 
 @settings(deadline=None)

@@ -1,8 +1,10 @@
 """The GPT: cache and padding, its count of parameters, its start, its errors."""
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -237,11 +239,34 @@ def test_gpt2_small_has_its_well_known_size():
         ({"n_kv_head": 0}, "n_kv_head=0 must be at least 1"),
         ({"positions": "rotary", "n_embd": 6}, "even number of channels, not 3"),
         ({"positions": "sinusoidal", "n_embd": 7, "n_head": 1}, "not 7"),
+        ({"n_layer": 1.5}, "n_layer=1.5 must be a whole number"),
+        ({"n_embd": "12"}, "n_embd='12' must be a whole number"),
+        ({"n_head": True}, "n_head=True must be a whole number"),
+        ({"vocab_size": None}, "vocab_size=None must be a whole number"),
+        ({"n_hidden": 8.0}, "n_hidden=8.0 must be a whole number"),
+        ({"block_size": math.inf}, "block_size=inf must be a whole number"),
+        ({"dropout": math.nan}, "dropout=nan must be at least 0"),
+        ({"dropout": "0.1"}, "dropout='0.1' must be a number"),
+        ({"dropout": False}, "dropout=False must be a number"),
+        ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be at least 0"),
+        ({"rope_base": math.inf}, "rope_base=inf must be"),
+        ({"bias": "no"}, "bias='no' must be True or False"),
+        ({"tied": 1}, "tied=1 must be True or False"),
+        ({"norm": ["rms"]}, r"norm=\['rms'\] is not one of"),
     ],
 )
 def test_impossible_configs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes)
+
+
+def test_numpys_numbers_are_numbers():
+    config = GPTConfig(np.int64(11), n_layer=np.int32(2), n_head=2, dropout=np.float32(0.5))
+    assert json.loads(json.dumps(asdict(config)))["vocab_size"] == 11
+    assert config == GPTConfig(11, n_layer=2, n_head=2, dropout=0.5)
+
+
+LONG = torch.zeros(2, 3, dtype=torch.long)
 
 
 @pytest.mark.parametrize(
@@ -250,10 +275,146 @@ def test_impossible_configs_are_refused(changes, message):
         (torch.zeros(1, 10, dtype=torch.long), "10 positions; the model reads 1 to block_size=9"),
         (torch.zeros(1, 0, dtype=torch.long), "0 positions.*at least one token"),
         (torch.zeros(4, dtype=torch.long), r"write ids\[None\]"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), r"shape \(1, 2, 3\); expected \(batch, time\)"),
         (torch.tensor([[0, 11]]), "range from 0 to 11; the vocabulary has 11"),
         (torch.tensor([[-1, 3]]), "range from -1 to 3"),
+        (torch.zeros(2, 3), r"ids holds torch.float32; expected whole.*ids\.long\(\)"),
+        (torch.zeros(2, 3, dtype=torch.bool), "ids holds torch.bool"),
+        (torch.zeros(2, 3, dtype=torch.uint8), "ids holds torch.uint8"),
+        (LONG.to("meta"), r"ids is on meta, the model on cpu. Write ids.to\('cpu'\)"),
+        ([[0, 1]], r"ids is a list; .*torch.tensor\(ids\)"),
+        (np.array([[0, 1]]), "ids is a ndarray"),
     ],
 )
-def test_wrong_inputs_are_named(ids, message):
+@pytest.mark.parametrize("targets", [None, LONG])
+def test_wrong_inputs_are_named(ids, targets, message):
+    if targets is not None and torch.is_tensor(ids):
+        targets = torch.zeros_like(ids, dtype=torch.long)
     with pytest.raises(ValueError, match=message):
-        tiny()(ids)
+        tiny()(ids, targets)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (LONG[:, :2], r"targets has shape \(2, 2\) and ids \(2, 3\); expected the same"),
+        (LONG.T, r"targets has shape \(3, 2\)"),
+        (LONG.flatten(), r"targets has shape \(6,\)"),
+        (LONG + 11, "targets range from 11 to 11; the vocabulary has 11 tokens, 0 to 10"),
+        (LONG - 1, "targets range from -1 to -1"),
+        (torch.tensor([[0, 1, -100], [2, -99, 3]]), "targets range from -99 to 3"),
+        (LONG.float(), r"targets holds torch.float32.*targets\.long\(\)"),
+        (LONG.bool(), "targets holds torch.bool"),
+        (F.one_hot(LONG, 11).float(), "targets holds torch.float32"),
+        (LONG.to("meta"), "targets is on meta, the model on cpu"),
+        ([[0, 1, 2], [0, 1, 2]], "targets is a list"),
+    ],
+)
+def test_wrong_targets_are_named(targets, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()(LONG, targets)
+
+
+def test_small_whole_numbers_are_ids_and_targets_too():
+    model, ids = tiny(), torch.tensor([[1, 2, 3]], dtype=torch.int32)
+    expected = model(ids.long(), ids.long())
+    for found, wanted in zip(model(ids, ids), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert model(ids, torch.full_like(ids, -100))[1].isnan()
+
+
+@pytest.mark.parametrize(
+    ("n_pad", "message"),
+    [
+        (torch.tensor([0]), r"n_pad has shape \(1,\); expected one number for each row.*\(2,\)"),
+        (torch.tensor([[0], [1]]), r"n_pad has shape \(2, 1\)"),
+        (torch.tensor([0.0, 1.0]), "n_pad holds torch.float32"),
+        ([0, 1], "n_pad is a list"),
+    ],
+)
+def test_wrong_paddings_are_named(n_pad, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()(LONG, n_pad=n_pad)
+
+
+# --- number formats, torch.compile and torch.export ----------------------------------------------
+
+LINEAR = {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": 9}
+EVERY_KIND = [
+    {"positions": "learned"},
+    {"positions": "sinusoidal", "norm": "rms", "mlp": "relu2"},
+    {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "n_kv_head": 1},
+    {"positions": "rotary", "rope_scaling": LINEAR, "qk_norm": True},
+    {"positions": "rotary", "rope_scaling": LINEAR | {"rope_type": "dynamic"}, "n_embd": 16},
+    {"positions": "rotary", "rope_scaling": LINEAR | {"rope_type": "yarn"}},
+    {"positions": "alibi", "norm_first": False, "mlp": "gelu", "n_head": 12},
+    {"positions": "none", "tied": True},
+]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("changes", EVERY_KIND, ids=str)
+def test_a_model_in_float64_is_float64_throughout(changes, fused):
+    model, ids, targets = (
+        tiny(**changes).double(),
+        torch.randint(11, (2, 5)),
+        torch.randint(11, (2, 5)),
+    )
+    model.use_fused_attention(fused)
+    logits, loss = model(ids, targets)
+    assert logits.dtype == loss.dtype == torch.float64
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def loss_of(*values):
+        return torch.func.functional_call(
+            model, dict(zip(names, values, strict=True)), (ids, targets)
+        )[1]
+
+    # Steps of 1e-6 show a gradient to nine digits only if nothing is rounded to float32 on the way.
+    assert torch.autograd.gradcheck(loss_of, values, fast_mode=True)
+    seen = []
+    model.blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.extend([*args, *kwargs.values()]), with_kwargs=True
+    )
+    model(ids)
+    tensors = [t for part in seen for t in (part if isinstance(part, tuple) else [part])]
+    tensors = [t for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    assert tensors and {t.dtype for t in tensors} == {torch.float64}
+    for t in tensors:  # none was rounded to float32 on its way
+        assert (t != t.float().double()).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("changes", EVERY_KIND, ids=str)
+def test_in_16_bits_the_loss_is_float32_and_near(changes, dtype):
+    exact, ids = tiny(**changes), torch.randint(11, (2, 5))
+    model = tiny(**changes).to(dtype)
+    with torch.no_grad():
+        logits, loss = model(ids, ids)
+        assert (logits.dtype, loss.dtype) == (dtype, torch.float32)
+        torch.testing.assert_close(logits.float(), exact(ids)[0], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("changes", EVERY_KIND, ids=str)
+def test_an_exported_model_gives_the_same_numbers(changes):
+    model = tiny(**changes)
+    B, T = torch.export.Dim("B", min=1, max=64), torch.export.Dim("T", min=2, max=9)
+    program = torch.export.export(
+        model, (torch.randint(11, (2, 5)),), dynamic_shapes=({0: B, 1: T}, None, None, None)[:1]
+    )
+    for shape in ((1, 2), (2, 5), (7, 9)):
+        ids = torch.randint(11, shape)
+        with torch.no_grad():
+            close(program.module()(ids)[0], model(ids)[0])
+    with pytest.raises(ValueError, match="range from 0 to 11"):
+        model(torch.tensor([[0, 11]]))
+
+
+@pytest.mark.parametrize("changes", EVERY_KIND[:4:3], ids=str)
+def test_a_compiled_model_gives_the_same_numbers(changes):
+    model, ids = tiny(**changes), torch.randint(11, (2, 5))
+    with torch.no_grad():
+        close(torch.compile(model, backend="aot_eager", fullgraph=True)(ids, ids)[0], model(ids)[0])

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from course_checks import homework, record
+from course_checks import assignments, exercises, homework, record
 
 
 @pytest.fixture
@@ -30,6 +30,12 @@ def test_status_counts_right_tried_and_open(in_a_notebook):
     record.note(second["check"], False)
     (part,) = homework.status("hw1").parts
     assert [part.count(state) for state in ("right", "tried", "open")] == [1, 1, len(rest)]
+    record.note(first["check"], False)
+    (broken,) = homework.status("hw1").parts
+    assert [broken.count(state) for state in ("right", "broken", "tried")] == [0, 1, 1]
+    assert broken.points.startswith("0 of")
+    assert "was right, now wrong" in repr(homework.status("hw1"))
+    record.note(first["check"], True)
     total = sum(each["points"] for each in homework.assignments()["hw1"]["exercises"])
     assert part.points == f"{first['points']} of {total}"
     shown = homework.status("hw1")
@@ -37,6 +43,23 @@ def test_status_counts_right_tried_and_open(in_a_notebook):
         assert "1 of 3 exercises right" in text
         assert first["check"].removeprefix("check_") in text
     assert part.title in repr(homework.status())
+
+
+@pytest.mark.parametrize("name", ["hw3", "HW3", "Hw3", "HW 3"])
+def test_names_of_assignments_are_read_without_regard_to_case(in_a_notebook, name, capsys):
+    assert homework.status(name) == homework.status("hw3")
+    homework.panel(name)
+    assignments.overview(name)
+
+
+@pytest.mark.parametrize("result", [3, None, "text", [1, 2]])
+def test_answered_and_checks_say_that_a_function_was_called(result):
+    with pytest.raises(TypeError, match="functions themselves"):
+        assignments.answered(result)
+    message = exercises.find("check_softmax")(result).message
+    assert "you called the function" in message
+    assert "`check_softmax(name_of_your_function)`" in message
+    assert assignments.answered(len, len)
 
 
 def test_an_unknown_assignment_is_told_the_known_ones(in_a_notebook):

@@ -61,7 +61,11 @@ def test_distinct_n_by_hand():
         (lambda: bits_per_byte(-1.0, 5, 5), "cross_entropy=-1.0 is negative"),
         (lambda: bits_per_byte(1.0, 0, 5), "n_tokens=0"),
         (lambda: bits_per_byte(1.0, 5, 0), "n_bytes=0"),
+        (lambda: bits_per_byte(1.0, 2.5, 5), "n_tokens=2.5 must be a whole number"),
+        (lambda: bits_per_byte(1.0, 5, math.nan), "n_bytes=nan"),
         (lambda: distinct_n([1, 2], 0), "n=0"),
+        (lambda: distinct_n([1, 2], 1.5), "n=1.5 must be a whole number"),
+        (lambda: repetition([1, 2], -1), "n=-1"),
         (lambda: distinct_n([], 1), "0 tokens"),
     ],
 )
@@ -77,10 +81,17 @@ def test_perplexity_and_bits():
     assert perplexity(math.log(65)) == pytest.approx(65)
     assert perplexity(0.0) == 1.0
     assert perplexity(10_000.0) == math.inf
-    assert math.isnan(perplexity(math.nan))
     assert bits(math.log(2)) == pytest.approx(1)
-    with pytest.raises(ValueError, match="is negative"):
-        perplexity(-1.2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [-1.2, math.nan, -math.inf, F.cross_entropy(torch.zeros(0, 3), torch.zeros(0).long()).item()],
+)
+def test_a_cross_entropy_that_is_none_is_refused(wrong):
+    for call in (perplexity, bits, lambda nats: bits_per_byte(nats, 1, 1)):
+        with pytest.raises(ValueError, match="is negative or not a number"):
+            call(wrong)
 
 
 def test_trigram_by_hand():
@@ -154,13 +165,65 @@ def test_ngram_generates_and_repeats_itself():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 5), "at least 1"), ((9, 65), "does not fit"), ((2, 5, 0.0), "above 0")],
+    [
+        ((0, 5), "order=0 must be a whole number and at least 1"),
+        ((1.5, 5), r"order=1\.5"),
+        ((2, 0), "vocab_size=0"),
+        ((2, 5.0), r"vocab_size=5\.0"),
+        ((9, 65), "does not fit"),
+        ((2, 5, 0.0), "above 0"),
+        ((2, 5, math.nan), "strength=nan"),
+        ((2, 5, math.inf), "strength=inf"),
+    ],
 )
 def test_ngram_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         NGram(*arguments)
 
 
-def test_ngram_refuses_too_few_ids():
-    with pytest.raises(ValueError, match="too few"):
-        NGram(3, 5).fit(torch.tensor([1, 2]))
+WRONG_IDS = {
+    "an id of V": ([0, 5, 1], "ids range from 0 to 5; this model has 5 tokens, 0 to 4"),
+    "another tokenizer's": ([0, 7], "ids range from 0 to 7"),
+    "negative": ([3, -1, 2], "ids range from -1 to 3"),
+    "floats": ([0.0, 1.0, 2.0], r"ids are float\d\d \(3,\); expected whole numbers \(T,\)"),
+    "not a number": ([math.nan, 1.0], r"ids are float"),
+    "marks": ([True, False, True], "ids are bool"),
+    "two rows": ([[1, 2], [3, 4]], r"ids are int64 \(2, 2\)"),
+    "too few": ([1], "1 ids are too few: a model of order 2 needs 2 ids"),
+    "none": ([], "0 ids are too few"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_IDS)
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_ngram_refuses_ids_that_are_not_its_own(name, kind):
+    ids, message = WRONG_IDS[name]
+    model = NGram(2, 5).fit(torch.tensor([0, 1, 2, 3, 4, 0]))
+    before = model.probabilities.copy()
+    for call in (model.fit, model.cross_entropy, NGram(2, 5).fit):
+        with pytest.raises(ValueError, match=message):
+            call(kind(ids))
+    if name not in ("too few", "none"):  # one id is enough to start from
+        with pytest.raises(ValueError, match=message):
+            model.generate(kind(ids), 3, torch.Generator())
+    assert np.array_equal(model.probabilities, before)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_ngram_that_has_counted_nothing_says_so(order):
+    model = NGram(order, 5)
+    for call in (model.cross_entropy, lambda ids: model.generate(ids, 1, torch.Generator())):
+        with pytest.raises(ValueError, match=r"counted no text yet; call fit\(ids\) first"):
+            call(torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    "ids", [[0, 1, 2, 0], (0, 1, 2, 0), np.array([0, 1, 2, 0], dtype=np.uint8)]
+)
+def test_ngram_takes_ids_in_any_sequence(ids):
+    fitted = NGram(2, 3).fit(ids)
+    assert np.array_equal(
+        fitted.probabilities, NGram(2, 3).fit(torch.tensor([0, 1, 2, 0])).probabilities
+    )
+    assert fitted.cross_entropy(ids) == fitted.cross_entropy(torch.tensor([0, 1, 2, 0]))
+    assert NGram(1, 3).fit(ids).generate([], 3, torch.Generator().manual_seed(0))

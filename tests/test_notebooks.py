@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from course_checks import exercises
 from course_utils import assets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ def cells_of(path):
     return nbformat.read(path, as_version=4).cells
 
 
-def exercises():
+def exercise_cells():
     """Yield every exercise cell with the first code block of the solution folded below it."""
     for path in NOTEBOOKS:
         cells = cells_of(path)
@@ -34,11 +35,8 @@ def exercises():
 def namespace_of(source):
     """Return the names that every solution may use, and the checks that the cell calls."""
     namespace = {"torch": torch, "math": math, "np": np, "F": F}
-    for name in set(re.findall(r"\bcheck_\w+", source)):
-        for module in sorted((ROOT / "course_checks").glob("[a-z]*.py")):
-            if f"def {name}(" in module.read_text():
-                exec(f"from course_checks.{module.stem} import {name}", namespace)
-    return namespace
+    checks = set(re.findall(r"\bcheck_\w+", source))
+    return namespace | {name: exercises.find(name).check for name in checks}
 
 
 def last_call(source):
@@ -46,7 +44,7 @@ def last_call(source):
     return ast.unparse(ast.parse(source).body[-1])
 
 
-@pytest.mark.parametrize(("exercise", "below"), exercises())
+@pytest.mark.parametrize(("exercise", "below"), exercise_cells())
 def test_exercise(exercise, below):
     assert "<details>" in below, "a folded solution must follow the exercise"
     solution = re.search(r"```python\n(.*?)```", below, flags=re.DOTALL)

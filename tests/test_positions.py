@@ -94,6 +94,22 @@ def test_alibi_is_minus_slope_times_distance(n_head, n_query, extra):
                 assert bias[head, query, key].item() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("d", [2, 6, 20])
+def test_float64_positions_give_float64_tables(d):
+    where = torch.tensor([0.0, 1.0, 777.0], dtype=torch.float64)
+    cos, sin = positions.rotary_table(where, d)
+    waves = positions.sinusoidal(where, d)
+    for row, t in enumerate(where.tolist()):
+        for i in range(d // 2):
+            angle = t / 10_000 ** (2 * i / d)
+            wanted = pytest.approx([math.cos(angle), math.sin(angle)], abs=1e-12)
+            assert [cos[row, i].item(), sin[row, d // 2 + i].item()] == wanted
+            assert waves[row, 2 * i : 2 * i + 2].flip(0).tolist() == wanted
+    bias = positions.alibi_bias(3, 2, 4, dtype=torch.float64)
+    assert bias.dtype == torch.float64
+    assert bias[2, 0, 0].item() == -2 * 2**-2  # the third of three heads, two tokens away
+
+
 @pytest.mark.parametrize("d", [0, 1, 7, -2])
 def test_odd_widths_are_refused(d):
     with pytest.raises(ValueError, match=f"{d} channels cannot be paired"):

@@ -64,7 +64,7 @@ def test_card_says_what_was_loaded(bert):
     assert f"{sum(p.numel() for p in bert.model.parameters()):,} parameters" in rows["Size"]
     assert rows["Licence"] == "Apache-2.0"
     if card.name != "bert":
-        assert rows["Stands in for"].startswith("BERT base, uncased, which could not be had")
+        assert rows["Stands in for"].startswith("BERT base, uncased, which could not be fetched")
         assert "6 layers of width 384" in rows["What differs"]
     assert "Loaded" in repr(card)
 

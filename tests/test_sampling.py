@@ -1,9 +1,11 @@
 """Generation: strategies against transformers' processors, texts against its `generate`, the cache
 against reading everything again, beam search against trying every text."""
 
+import gc
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -18,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from course_utils.gpt import GPT, POSITIONS, GPTConfig
+from course_utils.gpt import GPT, POSITIONS, GPTConfig, eval_mode
 from course_utils.sampling import (
     beam_search,
     generate,
@@ -77,13 +79,55 @@ def test_top_k_agrees_with_transformers_with_ties_too(size, seed, k, ties):
 
 
 @settings(deadline=None, max_examples=100)
-@given(sizes, seeds, st.floats(0.001, 1))
-def test_top_p_agrees_with_transformers(size, seed, top_p):
-    logits = drawn(seed, *size).double()
-    sums = logits.softmax(-1).sort(descending=True).values.cumsum(-1)
-    assume((sums - top_p).abs().min() > 1e-9)  # on the threshold, rounding decides
-    theirs = TopPLogitsWarper(top_p)(NO_IDS, logits)
-    assert torch.equal(keep_top_p(logits, top_p), theirs)
+@given(sizes, seeds, st.floats(0.001, 1), st.booleans())
+def test_top_p_agrees_with_transformers(size, seed, top_p, double):
+    logits = drawn(seed, *size).double() if double else drawn(seed, *size)
+    sums = logits.double().softmax(-1).sort().values.cumsum(-1)
+    assume((sums - (1 - top_p)).abs().min() > 1e-12)  # on the threshold, rounding decides
+    assert torch.equal(keep_top_p(logits, top_p), TopPLogitsWarper(top_p)(NO_IDS, logits))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top_p", "kept"),
+    [
+        ([0.3, 0.1, 0.1, 0.5], 0.8, [0.3, 0.5]),  # the two rows of transformers' own test
+        ([0.15, 0.3, 0.3, 0.25], 0.8, [0.3, 0.3, 0.25]),
+        ([0.5, 0.3, 0.1, 0.1], 0.8, [0.5, 0.3]),
+        ([0.5, 0.3, 0.1, 0.1], 0.5, [0.5]),
+        ([0.6, 0.2, 0.15, 0.05], 0.95, [0.6, 0.2, 0.15]),
+        ([0.5, 0.3, 0.1, 0.1], 1e-12, [0.5]),
+        ([0.5, 0.3, 0.1, 0.1], 0.85, [0.5, 0.3, 0.1, 0.1]),  # ties stay together
+        ([0.5, 0.5, 0.0, 0.0], 0.999999, [0.5, 0.5]),  # logits of -inf
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_top_p_of_probabilities_that_one_can_add(probabilities, top_p, kept, dtype):
+    p = torch.tensor([probabilities], dtype=dtype)
+    stays = keep_top_p(p.log(), top_p).isfinite()
+    assert p[stays].tolist() == torch.tensor(kept, dtype=dtype).tolist()
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0, 16.0])  # 4: N(0, 16), what a model's logits look like
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.99, 0.9999, 0.999999])
+def test_top_p_agrees_with_transformers_on_a_whole_vocabulary(top_p, scale):
+    logits = drawn(round(scale), 2, 50_257, scale=scale)
+    for exact in (logits, logits.double()):
+        assert torch.equal(keep_top_p(exact, top_p), TopPLogitsWarper(top_p)(NO_IDS, exact))
+    p = logits.double().softmax(-1)
+    stays = keep_top_p(logits, top_p).isfinite()
+    mass, least = (p * stays).sum(-1), p.where(stays, 2.0).amin(-1)
+    assert (mass >= top_p - 1e-9).all() and (mass - least < top_p + 1e-9).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2000,), (2, 3, 50), (1, 0, 7)])
+def test_strategies_take_half_precision_and_any_shape(dtype, shape):
+    logits = drawn(3, *shape).to(dtype)
+    exact = keep_top_p(logits.float(), 0.9).isfinite()
+    assert torch.equal(keep_top_p(logits, 0.9).isfinite(), exact)
+    for strategy in STRATEGIES.values():
+        assert strategy(logits).dtype == dtype
+        assert strategy(logits).shape == shape
 
 
 @settings(deadline=None, max_examples=60)
@@ -217,6 +261,16 @@ def test_greedy_is_the_largest_logit_after_the_penalty():
         ({"top_p": 1.1}, r"top_p=1\.1"),
         ({"min_p": -0.1}, r"min_p=-0\.1"),
         ({"min_p": 1.1}, r"min_p=1\.1"),
+        ({"temperature": "0.7"}, "temperature='0.7' must be"),
+        ({"temperature": None}, "temperature=None must be"),
+        ({"top_k": 2.5}, r"top_k=2\.5 must be a whole number"),
+        ({"top_k": math.nan}, "top_k=nan must be a whole number"),
+        ({"top_k": True}, "top_k=True must be a whole number"),
+        ({"top_p": math.nan}, "top_p=nan"),
+        ({"top_p": "0.9"}, "top_p='0.9'"),
+        ({"min_p": math.nan}, "min_p=nan"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty=nan"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty=inf must be above 0 and finite"),
         ({"repetition_penalty": 0}, "repetition_penalty=0 must be above 0"),
         ({"repetition_penalty": -1.0}, r"repetition_penalty=-1\.0"),
     ],
@@ -231,6 +285,23 @@ def test_impossible_strategies_are_refused_at_the_call(strategy, message):
 def test_a_penalty_needs_the_text():
     with pytest.raises(ValueError, match="needs previous="):
         next_token(torch.zeros(1, 5), repetition_penalty=1.2)
+
+
+@pytest.mark.parametrize(
+    ("logits", "previous", "message"),
+    [
+        (torch.zeros(5), [[0]], r"logits has shape \(5,\); expected \(B, V\).*logits\[None\]"),
+        (torch.zeros(1, 3, 5), [[0]], r"logits has shape \(1, 3, 5\).*logits\[:, -1\]"),
+        (torch.zeros(1, 5), [[5]], "ids range from 5 to 5; the vocabulary has 5 tokens"),
+        (torch.zeros(1, 5), [[-1]], "ids range from -1"),
+        (torch.zeros(1, 5), [[1.0]], "previous is torch.float32"),
+        (torch.zeros(2, 5), [[1]], r"previous is torch.int64 of shape \(1, 1\)"),
+        (torch.zeros(1, 5), [1], r"previous is torch.int64 of shape \(1,\)"),
+    ],
+)
+def test_logits_and_texts_of_another_shape_are_refused(logits, previous, message):
+    with pytest.raises(ValueError, match=message):
+        next_token(logits, previous=torch.tensor(previous), repetition_penalty=1.2)
 
 
 @pytest.mark.parametrize("greedy", [True, False])
@@ -359,7 +430,71 @@ def test_stream_yields_the_tokens_of_generate_as_they_come():
     assert [step.shape for step in steps] == [(2,)] * 9
     texts = torch.cat([prompts, torch.stack(steps, 1)], dim=1).tolist()
     assert generate(gpt, prompts, 9, generator=seeded()) == texts
-    assert generate(gpt, [torch.tensor([1, 2]), (3, 4)], 9, generator=seeded()) == texts
+    rows = [torch.tensor([1, 2]), np.array([3, 4])]
+    for same in (prompts.numpy(), rows, [(1, 2), range(3, 5)], tuple(rows)):
+        assert generate(gpt, same, 9, generator=seeded()) == texts
+
+
+def shut(tokens, other, gpt):
+    tokens.close()
+
+
+def run_out(tokens, other, gpt):
+    list(tokens)
+
+
+def collected(tokens, other, gpt):
+    del tokens
+    gc.collect()
+
+
+def thrown_at(tokens, other, gpt):
+    with pytest.raises(KeyboardInterrupt):
+        tokens.throw(KeyboardInterrupt)
+
+
+def fail(tokens, other, gpt):
+    hook = gpt.token_embedding.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(tokens)
+    hook.remove()
+
+
+def evaluated(tokens, other, gpt):
+    with eval_mode(gpt):
+        next(other)
+    next(tokens)
+
+
+def other_first(tokens, other, gpt):
+    other.close()
+    next(tokens)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [shut, run_out, collected, thrown_at, fail, evaluated, other_first],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.parametrize("frozen", [[], ["blocks.0"], ["blocks.1.mlp", "dropout"]])
+def test_streams_on_one_model_do_not_disturb_each_other(end, frozen):
+    gpt = tiny(dropout=0.5, block_size=30).train()
+    for name in frozen:
+        gpt.get_submodule(name).eval()
+    modes = {name: module.training for name, module in gpt.named_modules()}
+    expected = generate(gpt, [[2, 1]], 20, greedy=True)[0][2:]
+    streams = [stream(gpt, [[2, 1]], 20, greedy=True) for _ in range(3)]
+    seen = []
+    for step in range(20):
+        if step == 3:
+            end(streams[0], streams[1], gpt)
+            streams[0] = None
+        seen += [next(streams[2]).item()]
+        for tokens in streams[:2]:
+            next(tokens, None) if tokens else None
+        assert modes == {name: module.training for name, module in gpt.named_modules()}
+        gpt(torch.tensor([[1]]))  # with dropout, as in a training step
+    assert seen == expected
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -395,7 +530,23 @@ def test_the_model_and_the_mode_are_left_as_they_were(training):
         (([[1], [-1]], 3), {}, "prompt 1 holds -1"),
         (([[1.5]], 3), {}, "prompt 0 holds 1.5"),
         ((torch.tensor([[1.0]]), 3), {}, "prompt 0 holds 1.0"),
+        ((torch.tensor([[True]]), 3), {}, "prompt 0 holds True"),
+        ((np.array([[1, 7]]), 3), {}, "prompt 0 holds 7"),
+        ((np.array([1, 2]), 3), {}, r"write \[prompt\]"),
+        ((["ab"], 3), {}, "prompts holds text, but a model reads ids: encode it"),
+        ((None, 3), {}, r"write \[prompt\]"),
+        (({"input_ids": [[1]]}, 3), {}, "must hold one sequence of ids for each text"),
+        ((torch.zeros(1, 1, 2, dtype=torch.long), 3), {}, "three dimensions"),
+        (([[[1, 2]]], 3), {}, "three dimensions"),
+        ((np.zeros((1, 1, 2), dtype=int), 3), {}, "three dimensions"),
+        (([[1]], 2.5), {}, "max_new_tokens=2.5 must be a whole number"),
+        (([[1]], "3"), {}, "max_new_tokens='3' must be a whole number"),
+        (([[1]], None), {}, "max_new_tokens=None"),
         (([[1]], 3), {"stop": [7]}, "stop holds 7"),
+        (([[1]], 3), {"stop": 6}, r"stop=6 must be a list of ids; for one id, write \[id\]"),
+        (([[1]], 3), {"stop": "."}, "stop='.' must be a list of ids"),
+        (([[1]], 3), {"stop": None}, "stop=None"),
+        (([[1]], 3), {"stride": 1.5}, "stride=1.5"),
         (([[1]], 3), {"stride": 0}, "stride=0"),
         (([[1]], 3), {"stride": 9}, "stride=9 must be from 1 to block_size=8"),
     ],
@@ -578,6 +729,9 @@ def test_beams_are_those_of_transformers(
         (([1, 2], 7, 2), "2 tokens and max_new_tokens=7 are more than block_size=8"),
         (([9], 3, 2), "holds 9"),
         (([1], -1, 2), "max_new_tokens=-1"),
+        (([1], 3, 1.5), "n_beams=1.5 must be a whole number"),
+        (([1], 3, None), "n_beams=None"),
+        (([[1]], 3, 2), "three dimensions"),
     ],
 )
 def test_beam_search_says_what_is_wrong(arguments, message):

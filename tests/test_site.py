@@ -192,6 +192,40 @@ def test_text_can_be_read_in_both_themes(visit, page, theme):
     assert faint == [], f"text with too little contrast in the {theme} theme"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_dark_theme_is_dark_on_white_on_paper(visit, page):
+    seen = visit(page, theme="dark")
+    seen.page.emulate_media(media="print", color_scheme="dark")
+    assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert seen.page.evaluate(PAPER) == []
+
+
+#: Text whose contrast with white paper is under 4.5, or whose own ground is darker than a tint.
+PAPER = """() => {
+  const parse = (colour) => (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const part = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const luminance = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const found = [];
+  for (const element of document.querySelectorAll(".bd-article *")) {
+    const svg = element.closest("svg");
+    if (svg && !element.closest(".xtick, .ytick, .g-gtitle, .legend")) continue;
+    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !element.getBoundingClientRect().width) continue;
+    const style = getComputedStyle(element);
+    const ink = luminance(parse(svg ? style.fill : style.color));
+    const dark = svg ? [] : [element, ...function* () {
+      for (let e = element.parentElement; e; e = e.parentElement) yield e;
+    }()].filter((e) => {
+      const [r, g, b, alpha] = parse(getComputedStyle(e).backgroundColor);
+      return (alpha ?? 1) > 0 && luminance([r, g, b]) < 0.6;
+    });
+    if (1.05 / (ink + 0.05) < 4.5 || dark.length)
+      found.push([element.tagName, element.className, element.textContent.trim().slice(0, 40)]);
+  }
+  return found.slice(0, 5);
+}"""
+
+
 #: Text inside the article whose contrast with the background behind it is under 3 (WCAG's
 #: least for large text); pictures, plotly figures and frames have their own background.
 CONTRAST = """() => {

@@ -1,11 +1,14 @@
 """The training loop: it learns, repeats itself, resumes bit for bit, and stops with a reason."""
 
+import contextlib
 import math
 import os
 import pickle
 import signal
+import subprocess
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -435,14 +438,53 @@ def test_reading_seldom_changes_nothing(monkeypatch):
 # --- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    path = tmp_path / "c.pt"
-    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
-    with pytest.raises(ValueError, match="its n_layer is 1, here n_layer is 2"):
-        train(fresh(n_layer=2), TRAIN, VALIDATION, CONFIG, checkpoint=path, resume=True)
-    other = replace(CONFIG, steps=40)
-    with pytest.raises(ValueError, match="its steps is 30, here steps is 40"):
-        train(fresh(), TRAIN, VALIDATION, other, checkpoint=path, resume=True)
+OTHER_RUNS = [
+    ({"n_layer": 2}, {}, "its n_layer is 1, here n_layer is 2"),
+    ({"block_size": 7}, {}, "its block_size is 8, here block_size is 7"),
+    ({"dropout": 0.0}, {}, "its dropout is 0.1, here dropout is 0.0"),
+    ({"positions": "rotary"}, {}, "its positions is learned, here positions is rotary"),
+    ({}, {"steps": 40}, "its steps is 30, here steps is 40"),
+    ({}, {"seed": 1}, "its seed is 0, here seed is 1"),
+    ({}, {"optimizer": "muon"}, "its optimizer is adamw, here optimizer is muon"),
+    ({}, {"dtype": "bfloat16"}, "its dtype is float32, here dtype is bfloat16"),
+    ({}, {"warmup_steps": None}, "its warmup_steps is 5, here warmup_steps is None"),
+]
+
+
+@pytest.mark.parametrize(("size", "plan", "message"), OTHER_RUNS)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, size, plan, message):
+    path, model = tmp_path / "c.pt", fresh(**size)
+    train(fresh(), TRAIN, VALIDATION, replace(CONFIG, steps=10), checkpoint=path)
+    state = torch.load(path)
+    state["train_config"]["steps"] = 30
+    torch.save(state, path)
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        train(model, TRAIN, VALIDATION, replace(CONFIG, **plan), checkpoint=path, resume=True)
+    assert same(weights(model), before)
+
+
+CHANGED = TRAIN.clone()
+CHANGED[-1] = (CHANGED[-1] + 1) % 5
+OTHER_TEXTS = [
+    (CHANGED, VALIDATION, "abcde"),  # one character
+    (TRAIN[:-1], VALIDATION, "abcde"),
+    (TRAIN, VALIDATION[1:], "abcde"),
+    (torch.cat([TRAIN, VALIDATION[:1]]), VALIDATION[1:], "abcde"),  # cut in another place
+    (TRAIN, VALIDATION, "abcdz"),  # the same ids stand for other characters
+    (TRAIN, VALIDATION, ""),
+]
+
+
+@pytest.mark.parametrize(("train_ids", "val_ids", "vocabulary"), OTHER_TEXTS)
+def test_another_text_is_not_gone_on_with(tmp_path, train_ids, val_ids, vocabulary):
+    path, config = tmp_path / "c.pt", replace(CONFIG, steps=6)
+    first = train(fresh(), TRAIN, VALIDATION, config, checkpoint=path, vocabulary="abcde")
+    options = {"checkpoint": path, "resume": True}
+    with pytest.raises(ValueError, match="of another run, on another text"):
+        train(fresh(), train_ids, val_ids, config, vocabulary=vocabulary, **options)
+    again = train(fresh(), TRAIN, VALIDATION, config, vocabulary="abcde", **options)
+    assert without_seconds(again) == without_seconds(first)
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):
@@ -472,18 +514,57 @@ def test_auto_resumes_in_the_format_it_began_with(tmp_path, monkeypatch):
         assert model.blocks[0].attention.fused is expected
 
 
-def test_bad_checkpoints_are_named(tmp_path):
+def cut(content, share):
+    return content[: int(share * len(content))]
+
+
+def flipped(content, share):
+    place = int(share * len(content))
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGE = {
+    "something else": lambda content: b"not a checkpoint",
+    "empty": lambda content: b"",
+    "cut early": lambda content: cut(content, 0.1),
+    "cut late": lambda content: cut(content, 0.99),
+    "one bit in the middle": lambda content: flipped(content, 0.5),
+    "one bit early": lambda content: flipped(content, 0.2),
+    "zeros at the end": lambda content: cut(content, 0.8) + bytes(len(content) // 5),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_checkpoints_are_named(tmp_path, kind):
+    path, config = tmp_path / "c.pt", replace(CONFIG, steps=2, warmup_steps=0)
+    train(fresh(), TRAIN, VALIDATION, config, checkpoint=path)
+    path.write_bytes(DAMAGE[kind](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"c\.pt is not a checkpoint of this.*damaged\. Delete it"):
+        train(fresh(), TRAIN, VALIDATION, config, checkpoint=path, resume=True)
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         checkpoints.load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(ValueError, match="needs the checkpoint"):
         train(fresh(), TRAIN, VALIDATION, CONFIG, resume=True)
-    path = tmp_path / "bad.pt"
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="damaged"):
-        checkpoints.load_checkpoint(path)
-    torch.save({"something": 1}, path)
-    with pytest.raises(ValueError, match="of this training loop"):
-        checkpoints.load_checkpoint(path)
+    with pytest.raises(IsADirectoryError, match=r"cannot be read: Is a directory\."):
+        checkpoints.load_checkpoint(tmp_path)
+    path = tmp_path / "other.pt"
+    for other in ({"something": 1}, [1, 2], torch.zeros(3)):
+        torch.save(other, path)
+        with pytest.raises(ValueError, match="not a checkpoint of this training loop"):
+            checkpoints.load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path):
+    path = tmp_path / "c.pt"
+    train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path)
+    state = torch.load(path)
+    del state["data"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"earlier version of the course.*Name another file"):
+        train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path, resume=True)
 
 
 class Harmful:
@@ -499,7 +580,20 @@ def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     assert not (tmp_path / "harm-was-done").exists()
 
 
-def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+@contextlib.contextmanager
+def files_no_larger_than(n_bytes):
+    """Let the system refuse longer files, as it does when a disk is full."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 4096, 20_000])
+def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, n_bytes):
     path = tmp_path / "c.pt"
 
     def press_ctrl_c(step, _):
@@ -508,17 +602,38 @@ def test_writing_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     train(fresh(), TRAIN, VALIDATION, CONFIG, checkpoint=path, on_eval=press_ctrl_c)
     before = path.read_bytes()
-
-    def full(state, stream):
-        stream.write(b"the first half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    assert len(before) > n_bytes
+    with (
+        files_no_larger_than(n_bytes),
+        pytest.raises(
+            OSError, match=r"c\.pt could not be written: files may not grow so large here"
+        ),
+    ):
         train(fresh(seed=1), TRAIN, VALIDATION, CONFIG, checkpoint=path, resume=True)
     assert path.read_bytes() == before
     assert checkpoints.load_checkpoint(path)["step"] == 10
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_called_that(tmp_path):
+    """A real one of 256 kB, on Linux where this user may make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only the administrator of a Linux machine can make a small disk")
+    try:
+        path = disk / "c.pt"
+        train(fresh(), TRAIN, VALIDATION, replace(CONFIG, steps=2, warmup_steps=0), checkpoint=path)
+        (disk / "rest").write_bytes(bytes(256 * 1024 - path.stat().st_size - 30_000))
+        before = path.read_bytes()
+        with pytest.raises(OSError, match=r"c\.pt could not be written: the disk is full\."):
+            checkpoints.save_checkpoint(path, {"larger": torch.zeros(20_000)})
+        assert path.read_bytes() == before and len(list(disk.iterdir())) == 2
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 # --- history and configuration -------------------------------------------------------------------
@@ -533,29 +648,83 @@ def test_history_draws_itself():
     assert "nats" in left.get_ylabel()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 0, "warmup_steps": 0}, "steps=0"),
-        ({"warmup_steps": 30}, "below steps=30"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0"),
-        ({"learning_rate": math.nan}, "learning_rate=nan"),
-        ({"dtype": "float16"}, "float16"),
-        ({"optimizer": "sgd"}, "'sgd' is not one of adamw, muon"),
-        ({"schedule": "constant"}, "'constant' is not one of cosine, linear"),
-        ({"accumulate": 0}, "accumulate=0"),
-        ({"muon_learning_rate": -1.0}, "muon_learning_rate=-1.0"),
-        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
-        ({"eval_every": 0}, "eval_every=0"),
-    ],
-)
+WRONG_SETTINGS = [
+    ({"steps": 0}, "steps=0 must be a whole number at least 1"),
+    ({"steps": -5}, "steps=-5"),
+    ({"steps": 10.0}, r"steps=10\.0 must be a whole number"),
+    ({"steps": True}, "steps=True must be a whole number"),
+    ({"steps": "100"}, "steps='100' must be a whole number"),
+    ({"steps": None}, "steps=None"),
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"batch_size": math.nan}, "batch_size=nan must be a whole number"),
+    ({"batch_size": 2**63}, "batch_size=9223372036854775808"),
+    ({"accumulate": 0}, "accumulate=0"),
+    ({"accumulate": False}, "accumulate=False"),
+    ({"eval_every": 0}, "eval_every=0"),
+    ({"eval_windows": 1.5}, "eval_windows=1.5"),
+    ({"seed": -1}, "seed=-1 must be a whole number at least 0"),
+    ({"seed": 0.5}, "seed=0.5"),
+    ({"seed": 2**64}, "seed=18446744073709551616"),
+    ({"warmup_steps": 30}, "warmup_steps=30 must be below steps=30"),
+    ({"warmup_steps": 31}, "warmup_steps=31 must be below steps=30"),
+    ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ({"warmup_steps": 2.5}, "warmup_steps=2.5 must be a whole number"),
+    ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be a number above 0"),
+    ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+    ({"learning_rate": math.nan}, "learning_rate=nan"),
+    ({"learning_rate": math.inf}, "learning_rate=inf"),
+    ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
+    ({"learning_rate": True}, "learning_rate=True"),
+    ({"muon_learning_rate": -1.0}, "muon_learning_rate=-1.0"),
+    ({"clip_norm": 0}, "clip_norm=0 must be a number above 0"),
+    ({"clip_norm": math.nan}, "clip_norm=nan"),
+    ({"weight_decay": -0.1}, "weight_decay=-0.1 must be a number at least 0"),
+    ({"weight_decay": math.nan}, "weight_decay=nan"),
+    ({"dtype": "float16"}, "dtype='float16' is not one of auto, float32, bfloat16"),
+    ({"dtype": torch.float32}, r"dtype=torch\.float32 is not one of"),
+    ({"dtype": None}, "dtype=None is not one of"),
+    ({"optimizer": "sgd"}, "'sgd' is not one of adamw, muon"),
+    ({"optimizer": ["adamw"]}, "is not one of adamw, muon"),
+    ({"schedule": "constant"}, "'constant' is not one of cosine, linear"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_SETTINGS)
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
 
 
-def test_a_corpus_shorter_than_a_window_is_refused():
-    with pytest.raises(ValueError, match="has 5 tokens"):
-        train(fresh(), TRAIN, VALIDATION[:5], CONFIG)
-    with pytest.raises(ValueError, match="the corpus is empty"):
-        train(fresh(), TRAIN[:0], VALIDATION, CONFIG)
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (9, 0), (50, 5), (1000, 100), (9999, 100)])
+def test_the_default_warm_up_fits_any_number_of_steps(steps, warmup):
+    for config in (TrainConfig(steps), replace(TrainConfig(1000), steps=steps)):
+        rates = [training.learning_rate(step, config) for step in range(steps)]
+        assert rates.index(max(rates)) == max(warmup - 1, 0)
+        assert max(rates) == config.learning_rate
+    history = train(fresh(), TRAIN, VALIDATION, TrainConfig(min(steps, 9), eval_windows=2))
+    assert len(history.batch_loss) == min(steps, 9)
+
+
+def test_numbers_of_numpy_become_python_s(tmp_path):
+    config = TrainConfig(np.int64(2), learning_rate=np.float32(0.5), seed=np.uint8(3))
+    assert [type(v) for v in (config.steps, config.learning_rate, config.seed)] == [int, float, int]
+    train(fresh(), TRAIN, VALIDATION, config, checkpoint=tmp_path / "c.pt")
+    assert checkpoints.load_checkpoint(tmp_path / "c.pt")["train_config"]["learning_rate"] == 0.5
+
+
+WRONG_SPLITS = [
+    (TRAIN[:5], VALIDATION, r"training ids have the shape \(5,\).*at least 9"),
+    (TRAIN, VALIDATION[:8], r"validation ids have the shape \(8,\).*at least 9.*block_size=8"),
+    (TRAIN[:0], VALIDATION, r"training ids have the shape \(0,\)"),
+    (TRAIN.view(2, -1), VALIDATION, r"training ids have the shape \(2, 175\)"),
+    (TRAIN + 1, VALIDATION, "ids range from 1 to 5; the vocabulary has 5 tokens"),
+    (TRAIN - 1, VALIDATION, "ids range from -1 to 3"),
+    (TRAIN, torch.cat([VALIDATION, torch.tensor([70_000])]), "to 70000; the vocabulary has 5"),
+]
+
+
+@pytest.mark.parametrize(("train_ids", "val_ids", "message"), WRONG_SPLITS)
+def test_splits_that_cannot_be_learned_from_are_refused(tmp_path, train_ids, val_ids, message):
+    with pytest.raises(ValueError, match=message):
+        train(fresh(), train_ids, val_ids, CONFIG, checkpoint=tmp_path / "c.pt")
+    assert list(tmp_path.iterdir()) == []

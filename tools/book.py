@@ -1,7 +1,9 @@
 """Build the book: execute the notebooks that changed, with nbmake, then build the site.
 
-python -m tools.book            execute what is stale, build _build/html
-python -m tools.book --execute  only execute
+python -m tools.book              execute what is stale, build _build/html
+python -m tools.book --execute    only execute
+python -m tools.book --chapter 6  only execute one chapter
+python -m tools.book --links      execute, then ask every address whether it is still there
 
 One execution serves the test and the book: nbmake runs a copy of each notebook and keeps its
 outputs; the site is built from the executed copies. A copy is kept until its fingerprint
@@ -11,6 +13,7 @@ A homework page is the students' notebook with the solutions folded in, see tool
 solved notebooks are executed too, all their checks must say "right", and are no pages.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -25,7 +28,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from course_utils import assets
+from course_utils import assets, terminal
 from tools import homework
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,11 +128,11 @@ def execute(notebook: Path, fingerprint: str) -> dict:
     return {**report, "reused": False}
 
 
-def execute_all() -> bool:
-    """Execute every stale notebook, print a line for each, return False if one failed."""
+def execute_all(chosen: list[Path]) -> bool:
+    """Execute those that are stale, print a line for each, return False if one failed."""
     shared = shared_fingerprint()
     reports = []
-    for notebook in notebooks() + solved_notebooks():
+    for notebook in chosen:
         own = digest_of(sources_of(notebook))
         fingerprint = hashlib.sha256((shared + own).encode()).hexdigest()
         reports.append(execute(notebook, fingerprint))
@@ -160,6 +163,23 @@ def stage() -> None:
             path.unlink()
 
 
+def jupyter_book(*options: str) -> int:
+    """Run jupyter-book on what was staged, all of it; return its exit status."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(SOURCE), "--all"]
+    command += ["--path-output", str(ROOT), *options]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=False).returncode
+
+
+def check_links() -> bool:
+    """Ask every address in the book whether it is still there; return False if one is not."""
+    stage()
+    status = jupyter_book("--builder", "linkcheck", "--quiet")
+    output = BUILD / "linkcheck" / "output.txt"
+    broken = [line for line in output.read_text().splitlines() if "[broken]" in line]
+    print("\n".join(broken) or "links: all there")
+    return not (status or broken)
+
+
 def build_site() -> bool:
     """Build ``_build/html`` from scratch if anything changed; return False on any warning."""
     stage()
@@ -172,10 +192,7 @@ def build_site() -> bool:
     # Sphinx repeats no warning for a page that it does not read again: always start afresh.
     shutil.rmtree(HTML, ignore_errors=True)
     shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(SOURCE)]
-    command += ["--path-output", str(ROOT), "--warningiserror", "--keep-going", "--nitpick"]
-    done = subprocess.run([*command, "--all", "--quiet"], cwd=ROOT, env=ENVIRONMENT, check=False)
-    if done.returncode:
+    if jupyter_book("--warningiserror", "--keep-going", "--nitpick", "--quiet"):
         return False
     for notebook in notebooks():  # the download button gives the notebook as its author wrote it
         shutil.copyfile(ROOT / notebook, HTML / "_sources" / notebook)
@@ -187,11 +204,25 @@ def build_site() -> bool:
 
 def main() -> int:
     """Execute, then build; stop at the first step that fails."""
+    parser = argparse.ArgumentParser(prog="python -m tools.book")
+    parser.add_argument("--execute", action="store_true", help="only execute")
+    parser.add_argument("--chapter", type=int, metavar="N", help="only execute chapter N")
+    parser.add_argument("--links", action="store_true", help="check the addresses, not the site")
+    options = parser.parse_args()
     started = time.monotonic()
-    if not execute_all():
+    chosen = notebooks() + solved_notebooks()
+    if options.chapter is not None:
+        chosen = [path for path in chosen if path.name.startswith(f"{options.chapter:02d}_")]
+        if not chosen:
+            parser.error(f"there is no chapter {options.chapter} in notebooks")
+    if not execute_all(chosen):
         print("\nA notebook failed: its name, the cell and the traceback stand above.")
         return 1
-    if "--execute" not in sys.argv[1:] and not build_site():
+    if options.links and not check_links():
+        print("\nThe addresses above do not answer as they should.")
+        return 1
+    only_execute = options.execute or options.links or options.chapter is not None
+    if not only_execute and not build_site():
         print("\nThe site was not built: each warning above counts as an error.")
         return 1
     print(f"done in {time.monotonic() - started:.0f} s")
@@ -199,4 +230,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

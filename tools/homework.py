@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 
+from course_utils import terminal
 from tools.notebooks import tidy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

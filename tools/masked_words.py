@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import pretrained
+from course_utils import pretrained, terminal
 from course_utils.device import pick_device
 
 ROOT = Path(__file__).parents[1]
@@ -70,15 +70,19 @@ def token_ids(tokenizer) -> torch.Tensor:
     return torch.tensor([i for text in ids for i in text])
 
 
-def masked_batch(ids: torch.Tensor, dice: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_batch(
+    ids: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inputs and labels ``(B, T)``: 15% of the places, of which 80% show the mask."""
-    starts = torch.randint(len(ids) - LENGTH, (BATCH,), generator=dice)
+    starts = torch.randint(len(ids) - LENGTH, (BATCH,), generator=generator)
     rows = torch.stack([ids[k : k + LENGTH] for k in starts.tolist()])
     ends = torch.full((BATCH, 1), CLS), torch.full((BATCH, 1), SEP)
     labels = torch.cat([ends[0], rows, ends[1]], dim=1)
-    chosen = (torch.rand(labels.shape, generator=dice) < 0.15) & (labels != CLS) & (labels != SEP)
-    kind = torch.rand(labels.shape, generator=dice)
-    other = torch.randint(1000, 30522, labels.shape, generator=dice)
+    chosen = (
+        (torch.rand(labels.shape, generator=generator) < 0.15) & (labels != CLS) & (labels != SEP)
+    )
+    kind = torch.rand(labels.shape, generator=generator)
+    other = torch.randint(1000, 30522, labels.shape, generator=generator)
     inputs = torch.where(chosen & (kind < 0.8), MASK, labels)
     inputs = torch.where(chosen & (kind > 0.9), other, inputs)
     return inputs, labels.masked_fill(~chosen, -100)
@@ -105,7 +109,7 @@ def main() -> None:
     counts = torch.bincount(ids, minlength=len(tokenizer)) + 0.1
     with torch.no_grad():
         head.bias.copy_((counts / counts.sum()).log())
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     started, mean = time.perf_counter(), None
 
     def loss_of(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -119,7 +123,7 @@ def main() -> None:
         share = min(1, (step + 1) / 50, (STEPS - step) / (STEPS / 2))
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * share
-        loss = loss_of(masked_batch(ids, dice))
+        loss = loss_of(masked_batch(ids, generator))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([*learned, *thin], 1.0)
@@ -129,9 +133,9 @@ def main() -> None:
             seconds = time.perf_counter() - started
             print(f"step {step + 1}: {mean:.3f} nats a masked word, {seconds:.0f} s", flush=True)
             write(head, wrapped)
-    dice = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        held = [loss_of(masked_batch(held_out, dice)).item() for _ in range(40)]
+        held = [loss_of(masked_batch(held_out, generator)).item() for _ in range(40)]
     print(f"held-out texts: {sum(held) / len(held):.3f} nats a masked word")
     write(head, wrapped)
 
@@ -151,4 +155,4 @@ def write(head: nn.Module, wrapped: dict[str, LowRank]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

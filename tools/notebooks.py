@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from course_utils import terminal
+
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_PER_CELL = 900  # generous: a busy machine is slow; read by nbmake from the metadata
 
@@ -24,19 +26,30 @@ def repository() -> str:
     return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 
 
-def setup_cell() -> str:
-    """Return the source of the set-up cell that opens every chapter."""
+#: What a chapter needs besides the rest, an extra of pyproject.toml.
+EXTRAS = {
+    "03_embeddings": "embeddings",
+    "09_transformer_family": "molecules",
+    "10_from_model_to_product": "metrics,serving",
+}
+
+
+def setup_cell(name: str) -> str:
+    """Return the source of the set-up cell that opens notebook ``name``."""
+    course = f"git+{repository()}"
+    if extras := EXTRAS.get(name):
+        course = f'"course-utils[{extras}] @ {course}"'
     return (
         "# Set-up: on Colab this installs the course; elsewhere it does nothing.\n"
         "import sys\n"
         "\n"
         'if "google.colab" in sys.modules:\n'
-        f"    %pip install --quiet git+{repository()}"
+        f"    %pip install --quiet {course}"
     )
 
 
-def tidy(notebook: nbformat.NotebookNode) -> None:
-    """Bring one notebook into shape, in place."""
+def tidy(notebook: nbformat.NotebookNode, name: str = "") -> None:
+    """Bring one notebook into shape, in place; ``name`` says which chapter it is."""
     notebook.metadata = nbformat.from_dict(
         {
             "execution": {"timeout": SECONDS_PER_CELL},
@@ -52,7 +65,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             if "setup" in (tags or []):
-                cell.source = setup_cell()
+                cell.source = setup_cell(name)
 
 
 def problems(notebook: nbformat.NotebookNode) -> list[str]:
@@ -78,7 +91,7 @@ def main() -> int:
         text = path.read_text()
         notebook = nbformat.reads(text, as_version=4)
         complaints += [f"{path.relative_to(ROOT)}: {problem}" for problem in problems(notebook)]
-        tidy(notebook)
+        tidy(notebook, path.stem)
         tidied = nbformat.writes(notebook) + "\n"
         if tidied != text and check_only:
             complaints.append(f"{path.relative_to(ROOT)}: not tidy; run `make format`")
@@ -89,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

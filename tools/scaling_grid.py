@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from course_utils import corpora, recipes, training
+from course_utils import corpora, recipes, terminal, training
 from course_utils.device import describe_device, pick_device
 from course_utils.gpt import GPT
 
@@ -76,4 +76,4 @@ def main(sizes=SIZES, lengths=TOKENS, seeds=SEEDS) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -1,11 +1,13 @@
 """Command line of the stand-in's making; see the package's docstring."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import torch
 
+from course_utils import terminal
 from tools.gpt2_mini import addresses, publish, train
 from tools.gpt2_mini.teacher import Teacher, save
 
@@ -67,4 +69,4 @@ def write(folder: Path, minutes: float, batch_size: int, longest: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.run(main))

@@ -106,7 +106,7 @@ def load(
 
     Raises:
         KeyError: no suggestion has this name.
-        AssetError: the model cannot be had; the message says what to do.
+        AssetError: the model cannot be fetched; the message says what to do.
     """
     chosen = {each.name: each for each in SUGGESTIONS}.get(name)
     if chosen is None:
