@@ -1,7 +1,6 @@
 """``python -m course_utils grade SUBMISSIONS --out grades.csv``"""
 
 import argparse
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -9,8 +8,7 @@ import os
 import secrets
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -18,50 +16,37 @@ import torch
 
 import course_checks
 import course_utils
+from course_checks import exercises
 from course_grader import confine, report
 from course_grader.sandbox import Limits, NoFence, Workshop
-from course_grader.scoring import Graded, as_data, grade_submission, tests_of
+from course_grader.scoring import Graded, grade_submission
 from course_grader.store import Store
 from course_grader.submissions import Assignment, Submission, find_submissions, read_assignments
 
 CHECKS = Path(course_checks.__file__).resolve().parent
 HOMEWORK = CHECKS.parent / "notebooks" / "homework"
-_REWRITE_SECONDS = 10  # between two versions of the tables while the grading goes on
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what ``grade`` takes."""
+    """Declare the options of the command."""
     parser.add_argument("submissions", type=Path, help="a folder for each student, or an export")
     parser.add_argument("--out", type=Path, default=Path("grades.csv"))
-    parser.add_argument(
-        "--format",
-        default="plain",
-        choices=("plain", "excel", "canvas", "moodle"),
-        help="excel: the table says that it is UTF-8; the others: one more file, to be imported",
-    )
+    told = "also write a table for the gradebook of one of these"
+    parser.add_argument("--format", choices=("canvas", "moodle"), help=told)
     parser.add_argument("--attempt", type=int, help="which of several counts, from 1 (the last)")
-    parser.add_argument(
-        "--limit-seconds",
-        type=float,
-        default=120,
-        help="for a notebook's cells; half of it for one, a quarter for a check",
-    )
-    parser.add_argument(
-        "--limit-memory", type=float, default=4, help="GB of address space, 1 of it for torch"
-    )
-    parser.add_argument("--seed", type=int, help="draws the extra checks' inputs from this number")
-    parser.add_argument(
-        "--unsafe", action="store_true", help="run students' code even where the fence has a gap"
-    )
+    told = "for a notebook's cells; half of it for one, a quarter for a check"
+    parser.add_argument("--limit-seconds", type=float, default=120, help=told)
+    parser.add_argument("--seed", type=int, help="draws the other inputs from this number")
+    told = "run students' code even where the fence has a gap"
+    parser.add_argument("--unsafe", action="store_true", help=told)
 
 
 def run(options: argparse.Namespace) -> int:
     """Grade, and return the exit status: 1 if nothing could be graded, 130 after Ctrl-C."""
     sys.stdout.reconfigure(errors="replace")
     sys.stderr.reconfigure(errors="replace")
-    limits = Limits(options.limit_seconds, int(options.limit_memory * 2**30))
     try:
-        return grade(options, limits)
+        return grade(options)
     except (ValueError, RuntimeError, OSError, NoFence) as error:
         print(error, file=sys.stderr)
         return 1
@@ -72,7 +57,7 @@ def assignments() -> dict[str, Assignment]:
     return read_assignments(CHECKS / "homework.toml", HOMEWORK)
 
 
-def grade(options: argparse.Namespace, limits: Limits) -> int:
+def grade(options: argparse.Namespace) -> int:
     """Grade every submission that is new or has changed, and write tables, pages and a report.
 
     Raises:
@@ -81,50 +66,39 @@ def grade(options: argparse.Namespace, limits: Limits) -> int:
     """
     if options.out.resolve().is_relative_to(options.submissions.resolve()):
         raise ValueError(f"--out {options.out} lies among the submissions; choose another place.")
+    if not options.limit_seconds > 0:
+        raise ValueError(f"--limit-seconds {options.limit_seconds:g}: it must be more than 0.")
     found, skipped = find_submissions(options.submissions, assignments(), options.attempt)
-    store = Store(options.out)
+    store, limits = Store(options.out), Limits(options.limit_seconds)
     seed = options.seed if options.seed is not None else store.seed
     store.choose_seed(secrets.randbelow(2**31 - 1000) + 1000 if seed is None else seed)
     course = _course(limits, store.seed)
-    keys = {one.file or one.student: f"{course}-{_key(one)}" for one in found}
-    marks, complaints = store.read_marks()
-    everything = report.Class(found, {}, marks, skipped=skipped, seed=store.seed)
-    everything.complaints = complaints
-    everything.results = {n: done for n, key in keys.items() if (done := store.get(key))}
-    todo = [one for one in found if (one.file or one.student) not in everything.results]
-    if kept := len(found) - len(todo):
-        print(f"{kept} of {len(found)} submissions were graded before and have not changed.")
-    written = time.monotonic()
+    keys = {one.name: f"{course}-{_key(one)}" for one in found}
+    results = {name: done for name, key in keys.items() if (done := store.get(key))}
+    todo = [one for one in found if one.name not in results]
+    if results:
+        print(f"{len(results)} of {len(found)} submissions were graded before, and are the same.")
+    everything = report.Class(found, results, skipped=skipped, seed=store.seed)
+    everything.marks, everything.complaints = store.read_marks()
     stopped = False
     try:
-        with _workshop(options, limits, bool(todo)) as workshop:
-            everything.missing = workshop.missing if workshop else {}
-            for one, graded in _each(todo, workshop, store.seed):
-                name = one.file or one.student
-                everything.results[name] = graded
-                if graded.status != "not graded":
-                    store.keep(keys[name], graded)
-                _say(len(everything.results), len(found), name, graded)
-                if time.monotonic() > written + _REWRITE_SECONDS:
-                    _write(store, everything, options.format)
-                    written = time.monotonic()
+        for one, graded in _each(todo, store.seed, options, limits) if todo else ():
+            results[one.name] = graded
+            if graded.status != "not graded":
+                store.keep(keys[one.name], graded)
+            _say(len(results), len(found), one.name, graded)
     except KeyboardInterrupt:
         stopped = True
-    _write(store, everything, options.format)
+    report.write(store, everything, options.format)
     print(f"{store.out}, {store.overview} and the pages in {store.feedback} are written.")
     if stopped:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
     store.lengthen_marks(found)
     print(f"Marks by hand go into {store.marks}; run the command again to add them up.")
-    for part, why in everything.missing.items():
+    for part, why in everything.missing().items():
         print(f"Attention, the fence has a gap, {part}: {why}.", file=sys.stderr)
     return 0
-
-
-def _write(store: Store, everything: report.Class, style: str) -> None:
-    everything.alike = report.alike(everything)
-    report.write(store, everything, style)
 
 
 def _say(number: int, of: int, name: str, graded: Graded) -> None:
@@ -148,58 +122,49 @@ def _key(one: Submission) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _workshop(
-    options: argparse.Namespace, limits: Limits, wanted: bool
-) -> Iterator[Workshop | None]:
-    if not wanted:
-        yield None
-        return
-    print("Preparing the workers and trying the fence …", flush=True)
-    hidden = (options.submissions, options.out.resolve().parent)
-    notebooks = tuple(sorted(HOMEWORK.glob("*.ipynb")))
-    with Workshop(limits, hidden, notebooks, options.unsafe) as workshop:
-        yield workshop
-
-
 # --- several at a time ---------------------------------------------------------------------------
 
 
 def _each(
-    todo: Sequence[Submission], workshop: Workshop | None, seed: int
+    todo: list[Submission], seed: int, options: argparse.Namespace, limits: Limits
 ) -> Iterator[tuple[Submission, Graded]]:
     """Yield every submission with its result, as they come.
 
     Each is graded in a process of its own, so that one result cannot depend on another, and one
     accident cannot cost more than one result.
     """
+    print("Preparing the workers and trying the fence …", flush=True)
     torch.set_num_threads(1)  # a copy of this process could not use more
-    for one in {one.assignment.key: one.assignment for one in todo if one.assignment}.values():
-        for exercise in one.exercises:
-            tests_of(exercise.check)  # imports what the copies need
-    waiting, running = list(todo), {}
-    copies = multiprocessing.get_context("fork")
-    try:
-        while waiting or running:
-            while waiting and len(running) < _slots():
-                slot = min(set(range(_slots())) - {slot for slot, *_ in running.values()})
-                one, (mine, theirs) = waiting.pop(0), copies.Pipe(duplex=False)
-                given = (theirs, one, workshop, seed, slot)
-                process = copies.Process(target=_grade_one, args=given, daemon=True)
-                process.start()
-                theirs.close()
-                running[mine] = slot, one, process
-            for result in wait(list(running)):
-                _, one, process = running.pop(result)
-                yield one, _received(result)
+    exercises.everything()  # imports what the copies need
+    hidden = (options.submissions, options.out.resolve().parent)
+    notebooks = tuple(sorted(HOMEWORK.glob("*.ipynb")))
+    copies, running = multiprocessing.get_context("fork"), {}
+    with Workshop(limits, hidden, notebooks, options.unsafe) as workshop:
+        free, waiting = list(range(_cores())), iter(todo)
+        try:
+            while True:
+                for slot, one in zip(list(free), waiting, strict=False):
+                    free.remove(slot)
+                    mine, theirs = copies.Pipe(duplex=False)
+                    given = (theirs, one, workshop, seed, slot)
+                    process = copies.Process(target=_grade_one, args=given, daemon=True)
+                    process.start()
+                    theirs.close()
+                    running[mine] = slot, one, process
+                if not running:
+                    return
+                for result in wait(list(running)):
+                    slot, one, process = running.pop(result)
+                    yield one, _received(result)
+                    process.join()
+                    free.append(slot)
+        finally:
+            for _, _, process in running.values():
+                process.kill()
                 process.join()
-    finally:
-        for _, _, process in running.values():
-            process.kill()
-            process.join()
 
 
-def _slots() -> int:
+def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, 8))
 
@@ -210,14 +175,14 @@ def _grade_one(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process sees to it
     confine.die_with_parent()
     torch.manual_seed(seed)
-    answer.send(as_data(grade_submission(one, workshop, seed, slot)))
+    answer.send(grade_submission(one, workshop, seed, slot))
     answer.close()
     os._exit(0)
 
 
 def _received(result: Connection) -> Graded:
     try:
-        return Graded.from_data(result.recv())
+        return result.recv()
     except (EOFError, OSError):
         why = "the grader's own process for this submission ended; run the command again"
         return Graded("not graded", notes=[why])

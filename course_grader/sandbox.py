@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 import course_checks
 import course_utils
@@ -194,8 +197,10 @@ class Worker:
         self._channel.close()
         self._control.close()
 
-    def call(self, name: str, args: tuple, kwargs: dict, seconds: float) -> Any:
+    def call(self, name: str, args: tuple, kwargs: dict, seconds: float, at_end: bool) -> Any:
         """Return what the student's answer ``name`` returns, and change ``args`` as it did.
+
+        The answer is what the name means ``at_end``, or when its cell had run.
 
         Raises:
             StudentError: the function raised, or was stopped.
@@ -204,8 +209,9 @@ class Worker:
             WorkerLost: it ended or hung the process.
         """
         functions: list[Callable] = []
-        request = {"do": "call", "function": name, "args": list(args), "kwargs": kwargs}
-        answer = self.ask(request | {"seconds": seconds}, seconds, functions)
+        request = {"do": "call", "function": name, "at_end": at_end, "seconds": seconds}
+        request |= {"args": list(args), "kwargs": kwargs}
+        answer = self.ask(request, seconds, functions)
         if "missing" in answer:
             raise LookupError(name)
         after = answer.get("args")
@@ -231,23 +237,14 @@ class Worker:
         except protocol.ProtocolError as error:
             raise WorkerLost("crashed", f"wrote into the grader's channel: {error}") from None
         except (EOFError, OSError):
-            raise WorkerLost("crashed", f"ended the process ({self._how_it_ended()})") from None
+            raise WorkerLost(
+                "crashed", "ended its process, as a crash or os._exit() does"
+            ) from None
         if "unsendable" in answer:
             raise protocol.Unsendable(str(answer["unsendable"])[:300])
         if "error" in answer and "new" not in answer:
             raise StudentError(*three_texts(answer["error"]), answer.get("stopped") is True)
         return answer
-
-    def _how_it_ended(self) -> str:
-        try:
-            self._control.settimeout(3)
-            self._control.sendall(b"?")
-            code = json.loads(self._control.recv(16) or b"null")
-        except (OSError, ValueError):
-            code = None
-        if code is None:
-            return "it closed its channel"
-        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def _serve(answer: dict[str, Any], functions: list[Callable]) -> bytes:
@@ -270,41 +267,24 @@ def three_texts(parts: Any) -> tuple[str, str, str]:
     return kind or "Exception", message, place
 
 
-def restore(mine: Any, theirs: Any) -> Any:
-    """Make my mutable value equal to what the worker made of its copy; return it (or theirs)."""
-    import numpy as np
-    import torch
-
-    with torch.no_grad():
-        if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
-            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
-                return theirs
+def restore(mine: Any, theirs: Any) -> None:
+    """Make my mutable value equal to what the worker made of its copy."""
+    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+        with torch.no_grad(), contextlib.suppress(RuntimeError):  # of another shape
             if not torch.equal(mine.cpu(), theirs):
                 mine.copy_(theirs)
-        elif isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray):
-            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
-                return theirs
-            if mine.tobytes() != theirs.tobytes():
-                mine[...] = theirs
-        elif isinstance(mine, torch.Generator) and isinstance(theirs, torch.Generator):
-            mine.set_state(theirs.get_state())
-        elif isinstance(mine, np.random.Generator) and isinstance(theirs, np.random.Generator):
-            mine.bit_generator.state = theirs.bit_generator.state
-        elif isinstance(mine, list) and isinstance(theirs, list):
-            pairs = zip(mine[: len(theirs)], theirs, strict=False)
-            mine[:] = [restore(a, b) for a, b in pairs] + theirs[len(mine) :]
-        elif isinstance(mine, dict) and isinstance(theirs, dict):
-            new = {k: restore(mine[k], v) if k in mine else v for k, v in theirs.items()}
-            mine.clear()
-            mine.update(new)
-        elif isinstance(mine, set) and isinstance(theirs, set):
-            mine.clear()
-            mine.update(theirs)
-        elif callable(mine):
-            return mine
-        else:
-            return theirs
-    return mine
+    elif isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray):
+        with contextlib.suppress(ValueError):
+            mine[...] = theirs
+    elif isinstance(mine, torch.Generator) and isinstance(theirs, torch.Generator):
+        mine.set_state(theirs.get_state())
+    elif isinstance(mine, np.random.Generator) and isinstance(theirs, np.random.Generator):
+        mine.bit_generator.state = theirs.bit_generator.state
+    elif isinstance(mine, list) and isinstance(theirs, list):
+        mine[:] = theirs
+    elif isinstance(mine, dict | set) and isinstance(theirs, type(mine)):
+        mine.clear()
+        mine.update(theirs)
 
 
 # --- what a worker sees ------------------------------------------------------------------------

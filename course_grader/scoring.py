@@ -8,7 +8,6 @@ Cells run in their order. An answer is judged when its cell has run, as it was i
 again at the end if it was not right then; the better verdict counts.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ from typing import Any
 from course_checks import Wrong, exercises
 from course_grader import extra_checks, protocol
 from course_grader.sandbox import Limits, StudentError, Worker, WorkerLost, Workshop, three_texts
-from course_grader.submissions import Exercise, Submission
+from course_grader.submissions import Submission
 
 MAX_RESTARTS = 4  # of a worker that a submission ends or hangs
 PUBLIC_ONLY = 0.5  # of the points, when the notebook's own check passes and the extra one fails
+_GONE = "it does not exist after the notebook has run"
 _WORST_FIRST = ("timed out", "out of memory", "crashed", "error")
 _NO_MEMORY = ("MemoryError", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
@@ -57,6 +57,7 @@ class Graded:
     notes: list[str] = field(default_factory=list)
     written: dict[str, list[str]] = field(default_factory=dict)  # the answers, to be compared
     seconds: float = 0
+    missing: dict[str, str] = field(default_factory=dict)  # of the fence: why, by part
 
     @property
     def total(self) -> float:
@@ -77,15 +78,11 @@ class Graded:
         """Return what :func:`dataclasses.asdict` made data of."""
         scored = [
             Scored(
-                one["function"],
-                one["of"],
-                Judged(**one["public"]),
-                Judged(**one["extra"]) if one["extra"] else None,
-                one["points"],
+                **one | {name: one[name] and Judged(**one[name]) for name in ("public", "extra")}
             )
             for one in data["scored"]
         ]
-        return cls(**{**data, "scored": scored})
+        return cls(**data | {"scored": scored})
 
 
 def grade_submission(
@@ -106,7 +103,7 @@ def grade_submission(
     trouble = [status for status in _WORST_FIRST if status in session.statuses]
     status = trouble[0] if trouble else "ok" if attempted or written else "empty"
     seconds = round(time.monotonic() - start, 2)
-    return Graded(status, scored, session.notes, session.written, seconds)
+    return Graded(status, scored, session.notes, session.written, seconds, workshop.missing)
 
 
 def tests_of(check: str) -> tuple[Callable, Callable | None]:
@@ -154,7 +151,7 @@ def _judged(tests: Callable, answer: _StandIn, *more: int) -> Judged:
     except Wrong as reason:
         return Judged(False, str(reason)[:1000])
     except _Missing as reason:
-        return Judged(False, str(reason), "it does not exist after the notebook has run")
+        return Judged(False, str(reason), _GONE)
     except protocol.Unsendable as reason:
         message = f"Your function gave {reason}. Return numbers, texts, tensors …"
         return Judged(False, message, f"gave {reason}")
@@ -187,7 +184,7 @@ class _Session:
         self.notes = list(submission.remarks)
         self._worker: Worker | None = None
         self._starts = self._ran = self._reached = 0
-        self._settled = False
+        self._at_end = False  # from then on functions count as they are at the end
 
     def close(self) -> None:
         """End the worker."""
@@ -204,15 +201,15 @@ class _Session:
                     self._reached = self._ran
                     for function in new:
                         self._judge(function)
-            self._settled = True
         except WorkerLost as lost:
             self._note(str(lost), lost.status)
-        for function, exercise in self.exercises.items():
+        self._at_end = True
+        for function in self.exercises:
             if not self._is_right(function):
                 self._judge(function)
-            one = self.scored[function]
-            if one.public.trouble and not one.points and self._source_of(exercise):
-                self.statuses.add("error" if "does not exist" in one.public.trouble else "ok")
+            is_there = any(f"def {function}(" in source for _, source, _ in self.cells)
+            if is_there and self.scored[function].public.trouble == _GONE:
+                self.statuses.add("error")
 
     def call(self, function: str, args: tuple, kwargs: dict, deadline: float) -> Any:
         """Call the student's function in a worker; see ``Worker.call`` for what is raised."""
@@ -222,7 +219,7 @@ class _Session:
         if seconds <= 0:
             raise WorkerLost("timed out", f"was stopped after {limit:.3g} s")
         try:
-            return worker.call(function, args, kwargs, seconds)
+            return worker.call(function, args, kwargs, seconds, self._at_end)
         except LookupError:
             raise _Missing(f"There is no function {function} after the notebook has run.") from None
         except WorkerLost as lost:
@@ -238,14 +235,12 @@ class _Session:
 
     def names_used(self, function: str) -> set[str]:
         """Return the names that a function mentions, as far as the worker can tell."""
+        asked = {"function": function, "at_end": self._at_end}
         try:
-            names = self._ready().ask({"do": "names", "function": function}, 5).get("names")
+            names = self._ready().ask({"do": "names", **asked}, 5).get("names")
         except (StudentError, WorkerLost):
             return set()
         return {str(name) for name in names} if isinstance(names, list) else set()
-
-    def _source_of(self, exercise: Exercise) -> bool:
-        return any(f"def {exercise.function}" in source for _, source, _ in self.cells)
 
     def _is_right(self, function: str) -> bool:
         one = self.scored.get(function)
@@ -281,8 +276,6 @@ class _Session:
         """Return a worker in which all cells have run that had."""
         while self._worker is None or self._ran < self._reached:
             self._next_cell()
-        if self._settled:
-            self._worker.ask({"do": "settle"}, 5)
         return self._worker
 
     def _start(self) -> Worker:
@@ -357,8 +350,3 @@ def _texts(written: Any) -> dict[str, list[str]]:
 
 def _is_out_of_memory(error: StudentError) -> bool:
     return any(words in f"{error.kind}: {error.message}" for words in _NO_MEMORY)
-
-
-def as_data(graded: Graded) -> dict:
-    """Return plain data, of which :meth:`Graded.from_data` makes the same again."""
-    return dataclasses.asdict(graded)

@@ -7,21 +7,24 @@ changed since this program wrote it is set aside under another name, never overw
 """
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from course_grader.scoring import Graded, as_data
+from course_grader.scoring import Graded
 from course_grader.submissions import Assignment, Submission
 from course_utils.files import write_whole
 
 ROOM = 20 << 20  # bytes that should be free on the disk
-_KEYS = ("student", "assignment")
+_KEYS = ["student", "assignment"]
+Marks = dict[tuple[str, str], dict[str, float]]  # by student and homework, then by question
 
 
 class Store:
@@ -33,70 +36,66 @@ class Store:
         Raises:
             ValueError: it cannot; the message says why and what to do.
         """
-        self.out = out
-        self.results = out.with_name(f"{out.stem}-results.jsonl")
-        self.marks = out.with_name(f"{out.stem}-marks.csv")
-        self.overview = out.with_suffix(".html")
+        self.out, self.overview = out, out.with_suffix(".html")
+        self.results, self.marks = self.beside("results.jsonl"), self.beside("marks.csv")
         self.feedback = out.parent / "feedback"
-        self._graded: dict[str, Graded] = {}
-        self._ours: dict[str, set[str]] = {}
         self.seed: int | None = None
-        self._try_out()
-        self._read()
-
-    def _try_out(self) -> None:
-        if os.path.isdir(self.out):
-            raise ValueError(f"--out {self.out} is a folder; name a file, such as grades.csv.")
-        if self.out.suffix != ".csv":
-            raise ValueError(f"--out {self.out} should end in .csv.")
+        self._graded: dict[str, Graded] = {}
+        self._ours: set[tuple[str, str]] = set()  # what this program wrote: name and fingerprint
+        if out.is_dir():
+            raise ValueError(f"--out {out} is a folder; name a file, such as grades.csv.")
+        if out.suffix != ".csv":
+            raise ValueError(f"--out {out} should end in .csv.")
         try:
-            self.feedback.mkdir(parents=True, exist_ok=True)
-            for place in (self.out.parent, self.feedback):
-                with tempfile.TemporaryFile(dir=place):
-                    pass
-            for file in (self.out, self.results, self.marks, self.overview):
-                if file.exists():
-                    file.read_bytes()
-                else:
-                    file.touch()
-                    file.unlink()
-            with self.results.open("ab"):
-                pass
-            free = shutil.disk_usage(self.out.parent).free
+            self._try_out()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ValueError(f"--out {self.out} cannot be written: {reason}.") from None
-        if free < ROOM:
-            raise ValueError(f"the disk with {self.out} is full: it should have 20 MB free.")
+            raise ValueError(f"--out {out} cannot be written: {reason}.") from None
+        if shutil.disk_usage(out.parent).free < ROOM:
+            raise ValueError(f"the disk with {out} is full: it should have 20 MB free.")
+        self._read()
+
+    def beside(self, ending: str) -> Path:
+        """Return the path of another file of this grading."""
+        return self.out.with_name(f"{self.out.stem}-{ending}")
+
+    def _try_out(self) -> None:
+        self.feedback.mkdir(parents=True, exist_ok=True)
+        for place in (self.out.parent, self.feedback):
+            tempfile.TemporaryFile(dir=place).close()
+        for file in (self.out, self.marks, self.overview, self.results):
+            there = file.exists()
+            file.open("ab").close()
+            if not there and file != self.results:
+                file.unlink()
 
     def _read(self) -> None:
-        for line in self.results.read_bytes().splitlines():
+        data = self.results.read_bytes()
+        if not data.endswith(b"\n") and data:  # a line that was cut off stays alone
+            self._append(b"\n")
+        for line in data.splitlines():
             try:
                 entry = json.loads(line)
                 if "graded" in entry:
                     self._graded[entry["key"]] = Graded.from_data(entry["graded"])
                 elif "wrote" in entry:
-                    self._ours.setdefault(entry["wrote"], set()).add(entry["sha256"])
-                elif "seed" in entry:
+                    self._ours.add((entry["wrote"], entry["sha256"]))
+                else:
                     self.seed = int(entry["seed"])
             except (ValueError, KeyError, TypeError):
                 continue  # the line that was being written when the run was killed
 
-    def _add(self, entry: dict) -> None:
-        with self.results.open("r+b") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            if end:  # a line that was cut off stays alone
-                stream.seek(end - 1)
-                start = b"" if stream.read(1) == b"\n" else b"\n"
-            else:
-                start = b""
-            stream.seek(end)
-            stream.write(start + json.dumps(entry).encode() + b"\n")
+    def _append(self, data: bytes) -> None:
+        with self.results.open("ab") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
 
+    def _add(self, entry: dict) -> None:
+        self._append(json.dumps(entry).encode() + b"\n")
+
     def choose_seed(self, seed: int) -> None:
-        """Write down where the extra checks' inputs come from."""
+        """Write down where the other inputs come from."""
         if seed != self.seed:
             self.seed = seed
             self._add({"seed": seed})
@@ -108,101 +107,97 @@ class Store:
     def keep(self, key: str, graded: Graded) -> None:
         """Write down a result."""
         self._graded[key] = graded
-        self._add({"key": key, "graded": as_data(graded)})
+        self._add({"key": key, "graded": dataclasses.asdict(graded)})
 
     def write(self, path: Path, text: bytes) -> None:
         """Write a file of ours; if somebody changed it, theirs is kept under another name."""
         name = os.path.relpath(path, self.out.parent)
-        known, new = self._ours.setdefault(name, set()), hashlib.sha256(text).hexdigest()
+        new = name, hashlib.sha256(text).hexdigest()
         if path.exists():
-            old = hashlib.sha256(path.read_bytes()).hexdigest()
+            old = name, hashlib.sha256(path.read_bytes()).hexdigest()
             if old == new:
                 return
-            if old not in known:
+            if old not in self._ours:
                 n = 1
                 while (aside := path.with_stem(f"{path.stem}-yours-{n}")).exists():
                     n += 1
                 path.rename(aside)
                 print(f"{path.name} was not as this program left it: it is now {aside.name}.")
-        if new not in known:
-            known.add(new)
-            self._add({"wrote": name, "sha256": new})  # first, in case the program ends between
+        if new not in self._ours:
+            self._ours.add(new)  # first, in case the program ends between
+            self._add({"wrote": name, "sha256": new[1]})
         with write_whole(path) as stream:
             stream.write(text)
 
     # --- marks -----------------------------------------------------------------------------------
 
-    def read_marks(self) -> tuple[dict[tuple[str, str], dict[str, str]], list[str]]:
-        """Return what was entered by hand, by student and homework, and complaints about it."""
-        if not self.marks.exists() or not self.marks.stat().st_size:
-            return {}, []
-        rows = list(csv.DictReader(io.StringIO(self._marks_text()), delimiter=self._delimiter()))
-        if rows and not set(_KEYS) <= set(rows[0]):
+    def read_marks(self) -> tuple[Marks, list[str]]:
+        """Return what was entered by hand, and complaints about it."""
+        text, _, delimiter = self._marks_file()
+        rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+        if text and not set(_KEYS) <= set(rows.fieldnames or ()):
             return {}, [f"{self.marks.name} has no columns student and assignment; it was not read"]
-        found, complaints = {}, []
+        found: Marks = {}
+        complaints = []
         for row in rows:
-            key = (row["student"] or "", row["assignment"] or "")
-            marks = {k: v.strip() for k, v in row.items() if k and isinstance(v, str) and v.strip()}
-            for name, value in list(marks.items()):
-                if name in _KEYS:
+            student, key = row.pop("student") or "", row.pop("assignment") or ""
+            marks = found.setdefault((student, key), {})
+            for name, value in row.items():
+                if name is None or not (value or "").strip():
                     continue
                 try:
-                    marks[name] = f"{float(value.replace(',', '.')):g}"
+                    marks[name] = float(value.replace(",", "."))
+                    if not math.isfinite(marks[name]):
+                        raise ValueError
                 except ValueError:
-                    del marks[name]
-                    where = f"{self.marks.name}, {key[0]}, {name}"
+                    marks.pop(name, None)
+                    where = f"{self.marks.name}, {student}, {name}"
                     complaints.append(f"{where}: {value!r} is no number and was left out")
-            found[key] = marks
         return found, complaints
 
-    def _marks_text(self) -> str:
-        data = self.marks.read_bytes()
+    def _marks_file(self) -> tuple[str, str, str]:
+        """Return the text of the file for marks, its encoding and what stands between columns."""
+        data, encoding = self.marks.read_bytes() if self.marks.exists() else b"", "utf-8-sig"
         try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return data.decode("cp1252", errors="replace")
-
-    def _delimiter(self) -> str:
-        head = self._marks_text().partition("\n")[0]
-        return max(",;\t", key=head.count)
+            text = data.decode(encoding)
+        except UnicodeDecodeError:  # from an old Excel
+            encoding = "cp1252"
+            text = data.decode(encoding, errors="replace")
+        return text, encoding, max(",;\t", key=text.partition("\n")[0].count)
 
     def lengthen_marks(self, submissions: Sequence[Submission]) -> None:
         """Make the file for marks, or add rows for submissions that it lacks; change nothing."""
-        found, _ = self.read_marks()
-        assignments = {s.assignment.key: s.assignment for s in submissions if s.assignment}
-        if not assignments:
+        before, encoding, delimiter = self._marks_file()
+        found, complaints = self.read_marks()
+        own = [one for one in submissions if one.assignment]
+        if not own or any("no columns" in complaint for complaint in complaints):
             return
         text = io.StringIO()
-        columns = [*_KEYS, *questions(assignments)]
-        delimiter = ","
-        if self.marks.exists() and self.marks.stat().st_size:
-            delimiter, before = self._delimiter(), self._marks_text()
-            columns = next(
-                csv.reader([before.partition("\n")[0].rstrip("\r")], delimiter=delimiter)
-            )
-            text.write("" if before.endswith("\n") else "\n")
-        else:
-            text.write(",".join(columns) + "\n")
-        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
-        if set(_KEYS) <= set(columns):
-            for one in submissions:
-                key = (plain(one.student), one.assignment.key if one.assignment else "")
-                if one.assignment and key not in found:
-                    found[key] = {}
-                    writer.writerow(dict(zip(_KEYS, key, strict=True)))
-        if text.getvalue().strip():
+        writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        columns = next(csv.reader([before.partition("\n")[0]], delimiter=delimiter), None)
+        if not columns:
+            there = {one.assignment.key: one.assignment for one in own}
+            columns = [*_KEYS, *questions(there[key] for key in sorted(there))]
+            writer.writerow(columns)
+        for one in own:
+            about = dict(zip(_KEYS, (plain(one.student), one.assignment.key), strict=True))
+            if tuple(about.values()) not in found:
+                writer.writerow([about.get(column.strip(), "") for column in columns])
+        if added := text.getvalue():
+            start = "" if before.endswith("\n") or not before else "\n"
             with self.marks.open("ab") as stream:
-                stream.write(text.getvalue().encode())
+                new = encoding if not before else encoding.removesuffix("-sig")
+                stream.write((start + added).encode(new, errors="replace"))
 
 
-def questions(assignments: dict[str, Assignment]) -> list[str]:
+def questions(assignments: Iterable[Assignment]) -> list[str]:
     """Return the columns of all exercises and written questions."""
     return [
         name
-        for key in sorted(assignments)
+        for one in assignments
         for name in [
-            *(f"{key} {e.function}" for e in assignments[key].exercises),
-            *(written.id for written in assignments[key].written),
+            *(f"{one.key} {exercise.function}" for exercise in one.exercises),
+            *(written.id for written in one.written),
         ]
     ]
 

@@ -53,6 +53,11 @@ class Assignment:
         """What the exercises are worth together."""
         return sum(exercise.points for exercise in self.exercises)
 
+    @property
+    def written_points(self) -> float:
+        """What the written questions are worth together."""
+        return sum(question.points for question in self.written)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -77,6 +82,11 @@ class Submission:
     order: tuple = ()
     problem: str = ""  # why the file could not be read
     remarks: tuple[str, ...] = ()  # what a person should know
+
+    @property
+    def name(self) -> str:
+        """The file, or the student where there is none: another for each submission."""
+        return self.file or self.student
 
     def code(self) -> list[tuple[int, str, bool]]:
         """Return of each code cell its number, its source, and whether the student wrote it."""
@@ -142,12 +152,14 @@ def find_submissions(
     Raises:
         ValueError: there is nothing to read.
     """
-    files = exports.read(place)
+    if attempt is not None and attempt < 1:
+        raise ValueError(f"--attempt {attempt}: attempts are counted from 1.")
+    files = [file for file in exports.read(place) if file.path]
     skipped = {file.shown: file.problem for file in files if file.problem}
     found: dict[tuple, list[Submission]] = defaultdict(list)
     for file in files:
         is_notebook = exports.is_notebook(file.path[-1]) and not file.is_extra
-        if is_notebook and not (file.problem and "link" in file.problem):
+        if is_notebook and "link" not in file.problem:
             submission = _read(file, assignments)
             key = submission.assignment.key if submission.assignment else file.path
             found[submission.student, key].append(submission)
@@ -161,7 +173,7 @@ def find_submissions(
     for file in files:
         if file.student and file.student not in students and not file.is_extra:
             students.add(file.student)
-            none = "no notebook was handed in"
+            none = f"no {f'attempt {attempt}' if attempt else 'notebook'} was handed in"
             chosen.append(Submission(file.student, file.number, "", None, (), "", problem=none))
     return sorted(chosen, key=lambda one: (one.student.casefold(), one.file)), skipped
 
@@ -173,14 +185,14 @@ def _choose(
     attempts = sorted(attempts, key=lambda one: one.order)
     readable = [one for one in attempts if not one.problem] or attempts
     n = len(attempts)
-    last = readable[-1] if number is None else None
-    chosen = attempts[number - 1] if number and number <= n else last
+    chosen = readable[-1] if number is None else attempts[number - 1] if number <= n else None
+    instead = f"; {chosen.file} was graded" if chosen else ""
     skipped = {
-        one.file: f"attempt {i} of {n}" + (f"; {chosen.file} was graded" if chosen else "")
+        one.file: f"attempt {i} of {n}{instead}"
         for i, one in enumerate(attempts, start=1)
         if one is not chosen
     }
-    if chosen and n > 1 and not chosen.order[0]:
+    if chosen and n > 1 and not chosen.order[0]:  # the platform does not say which is the last
         remark = f"{n} notebooks of this homework were handed in; graded was {chosen.file}"
         chosen = replace(chosen, remarks=(*chosen.remarks, remark))
     return chosen, skipped

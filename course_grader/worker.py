@@ -7,12 +7,10 @@ shell.
 
 A request is a dictionary with the key "do": "read" takes the cells and says what they answer,
 "cell" runs one, "call" calls an answer with plain data and gives back the result and the arguments
-as they are afterwards, "settle" takes the functions as they are at the end, "names" says what an
-answer mentions, "probe" tries the fence.
+as they are afterwards, "names" says what an answer mentions, "probe" tries the fence.
 """
 
 import contextlib
-import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -21,7 +19,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -30,11 +27,12 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from course_checks import Verdict, assignments, homework  # noqa: F401 (what the notebooks import)
+from course_checks import Verdict, assignments, homework, shortcuts  # noqa: F401 (notebooks do)
 from course_grader import confine, protocol, reading
 
 _NOT_HERE = {"matplotlib", "pip", "conda", "mamba", "uv", "sx", "system", "cd"}  # magics
 _NOT_HERE |= {"bash", "sh", "script", "!", "perl", "ruby", "html", "javascript"}
+_NONE = object()
 _GRACE = 1.0  # seconds after which a cell that was stopped and goes on is stopped again
 
 
@@ -128,27 +126,26 @@ class Session:
         self.answers |= new
         return answer | {"new": list(new)}
 
-    def settle(self) -> dict[str, Any]:
-        """Take the functions as they are at the end."""
-        self.answers |= self._functions()
-        return {"new": list(self.answers)}
-
-    def call(self, function: str, args: list, kwargs: dict, seconds: float) -> dict[str, Any]:
+    def call(
+        self, function: str, at_end: bool, seconds: float, args: list, kwargs: dict
+    ) -> dict[str, Any]:
         """Call an answer."""
-        if function not in self.answers:
+        answer = self._answer(function, at_end)
+        if answer is _NONE:
             return {"missing": True}
         with self._at_most(seconds):
-            result = self.answers[function](*args, **kwargs)
+            result = answer(*args, **kwargs)
         after = [None if _is_function(value) else value for value in args]
         return {"result": result, "args": after, "stopped": self.stopped}
 
-    def names(self, function: str) -> dict[str, Any]:
+    def names(self, function: str, at_end: bool) -> dict[str, Any]:
         """Return all names that an answer and what it calls mention."""
-        with contextlib.suppress(ImportError):
-            from course_checks.shortcuts import names_used
+        return {"names": sorted(shortcuts.names_used(self._answer(function, at_end)))}
 
-            return {"names": sorted(names_used(self.answers.get(function)))}
-        return {"names": []}
+    def _answer(self, function: str, at_end: bool) -> Any:
+        """Return the answer as it was when its cell had run, or what the name means in the end."""
+        now = self._functions() if at_end else {}
+        return (self.answers | now).get(function, _NONE)
 
     def _functions(self) -> dict[str, Any]:
         names, space = self.functions.values(), self.shell.user_ns
@@ -247,9 +244,7 @@ def serve(channel: socket.socket, shell: Shell, missing: confine.Missing) -> Non
     """Do what the grader asks for until it hangs up."""
     session = Session(shell)
     methods = {"probe": lambda **given: {"found": confine.probe(**given)}}
-    methods |= {
-        name: getattr(session, name) for name in ("read", "cell", "settle", "names", "call")
-    }
+    methods |= {name: getattr(session, name) for name in ("read", "cell", "names", "call")}
     protocol.send(channel, protocol.pack({"missing": missing}))
     while True:
         try:
@@ -286,9 +281,7 @@ def supervise(channel: socket.socket, control: socket.socket, options: dict, she
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         serve(channel, shell, missing)
     channel.close()
-    if control.recv(1):  # the channel is closed: how did it end?
-        with contextlib.suppress(OSError):
-            control.sendall(json.dumps(_status(child)).encode())
+    control.recv(1)  # until the grader closes it
     with contextlib.suppress(OSError):
         os.kill(child, signal.SIGKILL)
     with contextlib.suppress(OSError):
@@ -296,15 +289,6 @@ def supervise(channel: socket.socket, control: socket.socket, options: dict, she
     with contextlib.suppress(OSError):
         os.rmdir(home)
     os._exit(0)
-
-
-def _status(child: int) -> int | None:
-    for _ in range(20):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    return None
 
 
 def main(number: str, settings: str) -> None:
@@ -320,8 +304,6 @@ def main(number: str, settings: str) -> None:
     for line in imports:  # what the notebooks import, ahead
         with contextlib.suppress(Exception):
             exec(line, {})
-    with contextlib.suppress(ImportError):
-        importlib.import_module("course_checks.shortcuts")
     assignments.assignments()
     linecache.checkcache()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
