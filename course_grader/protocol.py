@@ -44,10 +44,11 @@ class Unsendable(ProtocolError):
 
 
 class _Writer:
-    """Turns values into JSON values; collects tensors by name and, if wanted, functions."""
+    """Turns values into JSON values, and collects tensors by name."""
 
-    def __init__(self, functions: list[Callable] | None) -> None:
-        self.functions, self.tensors, self.size = functions, {}, 0
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.size = 0
 
     def write(self, value: Any, depth: int = 0) -> Any:
         """Return the JSON value for ``value``. Raises Unsendable for what is no plain data."""
@@ -80,13 +81,6 @@ class _Writer:
             return {"array": self._keep(value, torch.from_numpy)}
         if isinstance(value, Tensor):
             return {"tensor": [self._keep(value, lambda t: t.detach()), value.requires_grad]}
-        if isinstance(value, torch.Generator):
-            return {"generator": self._keep(value.get_state(), lambda t: t)}
-        if isinstance(value, np.random.Generator) and "PCG64" in str(value):
-            return {"rng": value.bit_generator.state}
-        if callable(value) and self.functions is not None:
-            self.functions.append(value)
-            return {"function": len(self.functions) - 1}
         raise Unsendable(f"a {type(value).__name__}, which is no plain data")
 
     def _keep(self, value: Any, as_tensor: Callable) -> str:
@@ -104,38 +98,28 @@ class _Writer:
         return name
 
 
-class _Reader:
-    """Turns JSON values and tensors back; ``function`` makes a callable of its number."""
+def _read_value(value: Any, tensors: Mapping[str, Tensor], depth: int = 0) -> Any:
+    """Return the value for a JSON value. Raises anything for what is malformed."""
+    if not isinstance(value, dict | list):
+        return value
+    ((kind, body),) = value.items()
 
-    def __init__(self, raw: bytes, function: Callable[[int], Callable] | None) -> None:
-        self.tensors, self.function = safetensors.load(raw), function
+    def read(part: Any) -> Any:
+        return _read_value(part, tensors, depth + 1)
 
-    def read(self, value: Any, depth: int = 0) -> Any:
-        """Return the value for a JSON value. Raises ProtocolError for anything malformed."""
-        if not isinstance(value, dict | list):
-            return value
-        if not isinstance(value, dict) or len(value) != 1 or depth > MAX_DEPTH:
-            raise ProtocolError("a value that is not in the form of the protocol")
-        ((kind, body),) = value.items()
-        if kind in _SERIES:
-            return _SERIES[kind](self.read(one, depth + 1) for one in body)
-        if kind == "dict":
-            return {self.read(k, depth + 1): self.read(v, depth + 1) for k, v in body}
-        if kind == "bytes":
-            return body.encode("latin-1")
-        if kind == "tensor":
-            return self.tensors[body[0]].requires_grad_(body[1] is True)
-        if kind == "array":
-            return self.tensors[body].numpy()
-        if kind == "generator":
-            return torch.Generator().set_state(self.tensors[body])
-        if kind == "rng":
-            rng = np.random.Generator(np.random.PCG64(0))
-            rng.bit_generator.state = body
-            return rng
-        if kind == "function" and self.function and type(body) is int:
-            return self.function(body)
-        raise ProtocolError("a value of an unknown kind")
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if kind in _SERIES:
+        return _SERIES[kind](map(read, body))
+    if kind == "dict":
+        return {read(k): read(v) for k, v in body}
+    if kind == "bytes":
+        return body.encode("latin-1")
+    if kind == "tensor":
+        return tensors[body[0]].requires_grad_(body[1] is True)
+    if kind == "array":
+        return tensors[body].numpy()
+    raise ValueError("an unknown kind")
 
 
 def exception(name: str, message: str) -> Exception:
@@ -151,15 +135,13 @@ def exception(name: str, message: str) -> Exception:
 # --- messages --------------------------------------------------------------------------------
 
 
-def pack(message: dict[str, Any], functions: list[Callable] | None = None) -> bytes:
+def pack(message: dict[str, Any]) -> bytes:
     """Return the frame for a message, a dictionary with texts as keys.
-
-    Callables are collected in ``functions``; without it one is as unsendable as any other object.
 
     Raises:
         Unsendable: a value is no plain data, or the message is too large.
     """
-    writer = _Writer(functions)
+    writer = _Writer()
     try:
         body = json.dumps({key: writer.write(value) for key, value in message.items()}).encode()
         raw = safetensors.save(writer.tensors)
@@ -172,19 +154,15 @@ def pack(message: dict[str, Any], functions: list[Callable] | None = None) -> by
     return _HEAD.pack(_MAGIC, len(body), len(raw)) + body + raw
 
 
-def unpack(
-    body: bytes, raw: bytes, function: Callable[[int], Callable] | None = None
-) -> dict[str, Any]:
+def unpack(body: bytes, raw: bytes) -> dict[str, Any]:
     """Return the message in JSON ``body`` and ``raw`` tensors.
 
     Raises:
         ProtocolError: it is not one.
     """
     try:
-        reader = _Reader(raw, function)
-        return {key: reader.read(value) for key, value in json.loads(body).items()}
-    except ProtocolError:
-        raise
+        tensors = safetensors.load(raw)
+        return {key: _read_value(value, tensors) for key, value in json.loads(body).items()}
     except Exception as error:  # whatever the parts of a malformed message bring about
         raise ProtocolError(f"a malformed message ({type(error).__name__})") from error
 
@@ -195,11 +173,7 @@ def send(channel: socket.socket, frame: bytes, deadline: float = math.inf) -> No
     channel.sendall(frame)
 
 
-def receive(
-    channel: socket.socket,
-    deadline: float = math.inf,
-    function: Callable[[int], Callable] | None = None,
-) -> dict[str, Any]:
+def receive(channel: socket.socket, deadline: float = math.inf) -> dict[str, Any]:
     """Return the next message.
 
     Raises:
@@ -211,7 +185,7 @@ def receive(
     if magic != _MAGIC or n_json > MAX_JSON or n_raw > MAX_RAW:
         raise ProtocolError("not a message, or too large a one")
     body = _read(channel, n_json, deadline)
-    return unpack(body, _read(channel, n_raw, deadline), function)
+    return unpack(body, _read(channel, n_raw, deadline))
 
 
 def _read(channel: socket.socket, size: int, deadline: float) -> bytes:

@@ -135,8 +135,7 @@ class Session:
             return {"missing": True}
         with self._at_most(seconds):
             result = answer(*args, **kwargs)
-        after = [None if _is_function(value) else value for value in args]
-        return {"result": result, "args": after, "stopped": self.stopped}
+        return {"result": result, "args": args, "stopped": self.stopped}
 
     def names(self, function: str, at_end: bool) -> dict[str, Any]:
         """Return all names that an answer and what it calls mention."""
@@ -192,24 +191,6 @@ class _Checks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__all__ = self.checks
 
 
-def _is_function(value: Any) -> bool:
-    return getattr(value, "__module__", None) == __name__ and callable(value)
-
-
-def _remote(channel: socket.socket, number: int) -> Callable:
-    """Return a function that asks the grader to call its function with this number."""
-
-    def ask(*args: Any, **kwargs: Any) -> Any:
-        request = {"callback": number, "args": list(args), "kwargs": kwargs}
-        protocol.send(channel, protocol.pack(request))
-        answer = protocol.receive(channel)
-        if "error" in answer:
-            raise protocol.exception(*answer["error"][:2])
-        return answer["result"]
-
-    return ask
-
-
 def _students_frames(error: BaseException) -> list[traceback.FrameSummary]:
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if "<ipython-input" in frame.filename]
@@ -248,7 +229,7 @@ def serve(channel: socket.socket, shell: Shell, missing: confine.Missing) -> Non
     protocol.send(channel, protocol.pack({"missing": missing}))
     while True:
         try:
-            request = protocol.receive(channel, function=lambda n: _remote(channel, n))
+            request = protocol.receive(channel)
         except EOFError:
             os._exit(0)
         try:
@@ -283,12 +264,11 @@ def supervise(channel: socket.socket, control: socket.socket, options: dict, she
     channel.close()
     control.recv(1)  # until the grader closes it
     with contextlib.suppress(OSError):
-        os.kill(child, signal.SIGKILL)
-    with contextlib.suppress(OSError):
+        os.kill(child, signal.SIGKILL)  # and with it all in its table of processes
         os.waitpid(child, 0)
     with contextlib.suppress(OSError):
         os.rmdir(home)
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # this process too
 
 
 def main(number: str, settings: str) -> None:
@@ -306,7 +286,8 @@ def main(number: str, settings: str) -> None:
             exec(line, {})
     assignments.assignments()
     linecache.checkcache()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    confine.adopt_orphans()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none stays as a zombie
     silent = os.open(os.devnull, os.O_RDWR)
     requests.sendall(b"ready")
     for stream in (0, 1, 2):  # whatever the code prints goes nowhere

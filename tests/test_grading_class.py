@@ -1,6 +1,6 @@
-"""A class of more than sixty: honest in many styles, odd, hostile; each gets the right row.
+"""A class of eighty: honest in many styles, odd, hostile; each gets the right row.
 
-The homework is number 4 throughout: two exercises, two points each.
+Nearly all hand in homework 4: two exercises, two points each.
 """
 
 import csv
@@ -8,14 +8,15 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from course_grader import sandbox
 from course_utils import assets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,6 +183,37 @@ HONEST = {  # all of them are right: 4 points, status ok
     "keyboard_interrupt": notebook("raise KeyboardInterrupt"),
 }
 
+
+def solved(name, **changes):
+    """Return a solved notebook; an exercise named in ``changes`` has this source instead."""
+    folder = ROOT / "notebooks" / "homework" / "solved"
+    made = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    for function, source in changes.items():
+        (cell,) = [
+            c for c in made.cells if c.cell_type == "code" and f"def {function}(" in c.source
+        ]
+        cell.source = source
+    return made
+
+
+def renamed(made, old, new):
+    for cell in made.cells:
+        cell.source = cell.source.replace(old, new)
+    return made
+
+
+STUBS = {f: f"def {f}(*_):\n    raise NotImplementedError" for f in ("train_bpe", "draw", "multi_head_attention")}  # fmt: skip
+FROM_SCRATCH = {  # homework 5: points, status
+    "perfect": (solved("hw5_from_scratch"), 20, "ok"),
+    "copied": (renamed(solved("hw5_from_scratch"), "logits", "numbers"), 20, "ok"),
+    "half": (solved("hw5_from_scratch", **STUBS), 9, "ok"),
+    "forbidden": (solved("hw5_from_scratch", lm_loss="from torch.nn import functional as F\ndef lm_loss(logits, ids, pad_id):\n    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad_id)\ncheck_lm_loss(lm_loss)"), 17, "ok"),
+}  # fmt: skip
+(_written,) = [
+    c for c in FROM_SCRATCH["perfect"][0].cells if "written" in c.metadata.get("tags", [])
+]
+_written.source = "**Your answer:**\n\n<script>alert(1)</script> The mask."
+
 ODD = {  # points, status (None: any), a word in the column "look" ("" for none at all)
     "stub": (
         notebook(
@@ -239,6 +271,39 @@ ODD = {  # points, status (None: any), a word in the column "look" ("" for none 
     "generator": (notebook(reach=inside("yield 1")), 2, "ok", None),
 }
 
+FORGE = """
+import gc, socket
+from course_grader import protocol
+for channel in gc.get_objects():
+    if isinstance(channel, socket.socket):
+        for _ in range(50):
+            channel.sendall(protocol.pack({"result": True, "verdict": True, "args": []}))
+"""
+SECRET = [
+    str(ROOT / "notebooks/homework/solved/hw4_sweep.ipynb"),
+    str(ROOT / "course_grader/extra_checks.py"),
+]
+PEEK = f"""
+import gc, inspect, sys
+def peek():
+    found = []
+    for path in {SECRET!r}:
+        try:
+            found.append(open(path).read())
+        except OSError:
+            pass
+    for module in ("course_grader.extra_checks", "course_checks.optimizing"):
+        try:
+            found.append(inspect.getsource(__import__(module, fromlist=["x"])))
+        except (ImportError, OSError, TypeError):
+            pass
+    frame = sys._getframe()
+    while frame:
+        found += [repr(v) for k, v in frame.f_locals.items() if k in ("right", "expected", "tests")]
+        frame = frame.f_back
+    return found
+"""  # fmt: skip
+
 HOSTILE = {  # points, status: nothing is gained, and nobody else is harmed
     "exits": (notebook(reach=inside("import os; os._exit(0)")), 2, "crashed"),
     "segfaults": (notebook(reach=inside("import ctypes; ctypes.string_at(0)")), 2, "crashed"),
@@ -255,32 +320,59 @@ HOSTILE = {  # points, status: nothing is gained, and nobody else is harmed
     "imports_checks": (notebook("import sys\nsys.meta_path.pop(0)", reach=inside("from course_checks import optimizing; return 1")), 2, None),
     "becomes_root": (notebook(reach=inside("import os; os.setuid(0); os.setgroups([])")), 2, None),
     "mounts": (notebook(reach=inside("import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0 and ctypes.CDLL(None).mount(b'/', b'/tmp', 0, 4096, 0) == 0; raise SystemExit")), 2, None),
-    "calls_out": (notebook(reach=inside("import socket; socket.create_connection(('127.0.0.1', 22), 1)")), 2, None),
+    "calls_out": (notebook(reach=inside("import socket; socket.create_connection(('127.0.0.1', PORT), 1)")), 2, None),
     "html": (notebook(reach=inside("raise ValueError('<script>alert(1)</script>')")), 2, "ok"),
     "formula": (notebook(reach=inside("raise ValueError('=1+1')")), 2, "ok"),
     "deep_nesting": (notebook("x = " + "(" * 5000 + ")" * 5000), 4, None),
     "huge_number": (notebook(reach=inside("return 10 ** 10_000")), 2, None),
     "huge_list": (notebook(reach=inside("return [0] * 10_000_000")), 2, None),
+    "redefines_the_check": (notebook("def check_steps_to_reach(answer):\n    return True", reach=inside("pass")), 2, "ok"),
+    "forges": (notebook(reach=inside(f"exec({FORGE!r})")), 2, None),
+    "peeks": (notebook(PEEK, reach=inside("found = peek()\nif found: raise ValueError(f'found {found}')")), 2, "ok"),
+    "writes_results": (notebook("import pathlib\nfor p in ('/tmp/progress.json', 'grades.csv', '../grades.csv'):\n    pathlib.Path(p).write_text('{}')", reach=inside("pass")), 2, None),
     "signals": (notebook("import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nsignal.setitimer(signal.ITIMER_REAL, 0)", reach=inside("while True: pass")), 2, None),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def submissions(tmp_path_factory):
+def listener():
+    """A server that counts who connects to it."""
+    server, callers = socket.create_server(("127.0.0.1", 0)), []
+
+    def accept():
+        while True:
+            try:
+                connection, who = server.accept()
+            except OSError:
+                return
+            callers.append(who)
+            connection.close()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield server.getsockname()[1], callers
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def submissions(tmp_path_factory, listener):
     folder = tmp_path_factory.mktemp("class")
-    everybody = HONEST | {name: row[0] for name, row in (ODD | HOSTILE).items()}
-    assert len(everybody) >= 60
+    rows = ODD | HOSTILE | FROM_SCRATCH
+    everybody = HONEST | {name: row[0] for name, row in rows.items()}
     for name, made in everybody.items():
         (folder / name).mkdir()
-        nbformat.write(made, folder / name / "hw4_sweep.ipynb")
-    signed = folder / "plain" / "hw4_sweep.ipynb"
+        text = nbformat.writes(made).replace("PORT", str(listener[0]))
+        (folder / name / ("hw5.ipynb" if name in FROM_SCRATCH else "hw4.ipynb")).write_text(text)
+    signed = folder / "plain" / "hw4.ipynb"
     signed.write_bytes(b"\xef\xbb\xbf" + signed.read_bytes())
     old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cells": []}]}
-    for cell in HONEST["plain"].cells:
+    for cell in HONEST["formatted"].cells:
         text = "input" if cell.cell_type == "code" else "source"
         old["worksheets"][0]["cells"].append({"cell_type": cell.cell_type, text: cell.source})
     old["worksheets"][0]["cells"] += [{"cell_type": "code"}, {"source": "x"}, None, 5]
-    (folder / "formatted" / "hw4_sweep.ipynb").write_text(json.dumps(old))
+    (folder / "formatted" / "hw4.ipynb").write_text(json.dumps(old))
+    (folder / "nothing").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "hw1.ipynb").write_text("{ no notebook")
     return folder
 
 
@@ -319,26 +411,36 @@ def rows_of(out):
         return {row["student"]: row for row in csv.DictReader(lines)}
 
 
-@pytest.fixture(scope="module", params=["root", "user"])
+@pytest.fixture(scope="module", params=["as it is", "as a user"])
 def graded(request, submissions, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grades")
-    before = ()
-    if request.param == "user":
+    """Grade the class, and a third of it again as an ordinary user where this is root."""
+    folder, before = tmp_path_factory.mktemp("grades"), ()
+    if request.param == "as a user":
         if os.geteuid() != 0:
             pytest.skip("the first run was as a user")
         user = pwd.getpwnam("nobody").pw_uid - 100
+        some = tmp_path_factory.mktemp("some")
+        for student in [*sorted(p for p in submissions.iterdir() if p.name in HONEST)[::4],
+                        *(submissions / name for name in HOSTILE)]:  # fmt: skip
+            shutil.copytree(student, some / student.name)
+        submissions, before = some, as_user(user)
         for path in (folder, *folder.parents[:2], submissions):
             path.chmod(0o755)
         os.chown(folder, user, user)
-        before = as_user(user)
     done = grade(submissions, folder / "grades.csv", before=before)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return rows_of(folder / "grades.csv"), folder
 
 
+def row_of(graded, name):
+    if name not in graded[0]:
+        pytest.skip("not among those graded as a user")
+    return graded[0][name]
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_what_worked_in_the_notebook_is_worth_its_points(graded, name):
-    row = graded[0][name]
+    row = row_of(graded, name)
     assert row["total"] == "4", row
     assert row["isolation"] == "full"
 
@@ -346,7 +448,7 @@ def test_what_worked_in_the_notebook_is_worth_its_points(graded, name):
 @pytest.mark.parametrize("name", ODD)
 def test_points_lost_to_anything_but_a_wrong_answer_are_named(graded, name):
     _, points, status, word = ODD[name]
-    row = graded[0][name]
+    row = row_of(graded, name)
     assert row["total"] == str(points), row
     assert status is None or row["status"] == status, row
     if word == "" and points < 4:
@@ -358,9 +460,21 @@ def test_points_lost_to_anything_but_a_wrong_answer_are_named(graded, name):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_is_gained_and_the_others_are_unharmed(graded, name):
     _, points, status = HOSTILE[name]
-    row = graded[0][name]
+    row = row_of(graded, name)
     assert float(row["total"]) <= points, row
     assert status is None or row["status"] == status, row
+    assert "found" not in row["look"], row
+
+
+@pytest.mark.parametrize("name", FROM_SCRATCH)
+def test_homework_5_gets_its_points(graded, name):
+    _, points, status = FROM_SCRATCH[name]
+    row = row_of(graded, name)
+    assert (row["total"], row["status"]) == (str(points), status), row
+
+
+def test_nobody_reached_the_network(graded, listener):
+    assert listener[1] == []
 
 
 def test_the_pages_are_harmless(graded):
@@ -370,37 +484,14 @@ def test_the_pages_are_harmless(graded):
         assert not cell.startswith(("=", "+", "@"))
 
 
-def test_without_a_part_of_the_fence_nothing_runs(submissions, tmp_path):
-    """Under a system call filter's stand-in: a user namespace that may make no other."""
-    one = tmp_path / "class"
-    shutil.copytree(submissions / "formula", one / "formula")
-    if os.geteuid() != 0:
-        pytest.skip("needs root to take rights away")
-    no_rights = ("unshare", "--user", "--map-root-user", "sh", "-c",
-                 "echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all \"$@\"", "-")  # fmt: skip
-    done = grade(one, tmp_path / "grades.csv", before=no_rights)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "files" in done.stderr and "network" in done.stderr and "--unsafe" in done.stderr
-    assert not (tmp_path / "grades.csv").exists()
-    done = grade(one, tmp_path / "grades.csv", "--unsafe", before=no_rights)
-    assert done.returncode == 0, done.stderr
-    assert "not files" in rows_of(tmp_path / "grades.csv")["formula"]["isolation"]
-
-
-@pytest.mark.parametrize("part", ["files", "network", "processes"])
-def test_no_part_falls_because_another_did(part, monkeypatch):
-    """Where one cannot be put up, the others still hold."""
-    call = sandbox.confine._call
-
-    def fail(name, *arguments):
-        flags = {"files": 0x20000, "network": 0x40000000, "processes": 0x20000000}
-        if name == "unshare" and arguments[0] & flags[part]:
-            raise OSError(1, "Operation not permitted")
-        call(name, *arguments)
-
-    monkeypatch.setattr(sandbox.confine, "_call", fail)
-    child = os.fork()
-    if child == 0:
-        missing = sandbox.confine.separate(0)
-        os._exit(0 if set(missing) == {part} else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_copies_and_what_needs_a_look_are_named(graded):
+    if row_of(graded, "perfect"):
+        assert graded[0]["perfect"]["similar_to"] == "copied/hw5.ipynb"
+        assert graded[0]["half"]["similar_to"] == ""
+    assert [graded[0][name]["status"] for name in ("nothing", "broken")] == ["unreadable"] * 2
+    page = (graded[1] / "grades.html").read_text()
+    looks = page.partition("Nearly the same answers")[0]
+    for name in ("hangs", "exits", "eats_memory", "broken", "nothing"):
+        assert name in looks
+    assert "NameError" in (graded[1] / "feedback" / "name_error.html").read_text()
+    assert "&lt;script&gt;" in (graded[1] / "feedback" / "perfect.html").read_text()
