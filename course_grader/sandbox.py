@@ -158,7 +158,10 @@ class Workshop:
             "memory": self.limits.memory,
         }
         with server, self.worker() as worker:
-            found = worker.ask({"do": "probe", **tried}, START_SECONDS).get("found", {})
+            try:
+                found = worker.ask({"do": "probe", **tried}, START_SECONDS)["found"]
+            except (StudentError, WorkerLost) as error:
+                found = dict.fromkeys(confine.PARTS, f"could not be tried: {error}")
             self.missing = {**found, **worker.missing}
         if self.missing and not self.unsafe:
             parts = "; ".join(f"{part}: {why}" for part, why in self.missing.items())

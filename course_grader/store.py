@@ -42,7 +42,7 @@ class Store:
         self.seed: int | None = None
         self._graded: dict[str, Graded] = {}
         self._ours: set[tuple[str, str]] = set()  # what this program wrote: name and fingerprint
-        if out.is_dir():
+        if os.path.isdir(out):  # False too for a name that is too long
             raise ValueError(f"--out {out} is a folder; name a file, such as grades.csv.")
         if out.suffix != ".csv":
             raise ValueError(f"--out {out} should end in .csv.")

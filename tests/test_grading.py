@@ -1,8 +1,10 @@
 """The teacher's command, what it tells workers and what it hears from them."""
 
+import argparse
 import contextlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -281,9 +283,17 @@ def test_malformed_values_are_refused_and_nothing_else_happens(message, raw):
 
 def test_what_the_page_for_teachers_prints_is_what_is_tested():
     text = (ROOT / "grading.md").read_text()
-    printed = re.findall(r"-m course_utils grade (\S+ --out \S+)", text)
-    assert printed
-    for line in printed:
-        parser = __import__("argparse").ArgumentParser()
-        command.add_options(parser)
-        parser.parse_args(line.split())
+    blocks = re.findall(r"```\w+\n(.*?)```", text, flags=re.DOTALL)
+    first, *containers = [" ".join(block.replace("\\\n", " ").split()) for block in blocks]
+    assert first == ".venv/bin/python -m course_utils grade SUBMISSIONS --out grades.csv"
+    for line in containers:  # run by test_grading_fence.py where a container engine is there
+        assert line.startswith("docker run --rm ")
+    assert len(containers) == 2
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    for line in (first, containers[1]):
+        parser.parse_args(shlex.split(line.partition("course_utils grade ")[2]))
+    options = {flag for action in parser._actions for flag in action.option_strings}
+    mentioned = set(re.findall(r"`(--[\w-]+)", text))
+    assert mentioned <= options
+    assert options - mentioned == {"-h", "--help", "--out"}  # in the commands themselves

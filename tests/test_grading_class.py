@@ -3,24 +3,20 @@
 Nearly all hand in homework 4: two exercises, two points each.
 """
 
-import csv
 import json
 import os
 import pwd
 import shutil
 import socket
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import nbformat
 import pytest
 
-from course_utils import assets
+from tests.grading_tools import ROOT, grade, python_for_all, rows_of
 
-ROOT = Path(__file__).resolve().parents[1]
 STUDENT = nbformat.read(ROOT / "notebooks" / "homework" / "hw4_sweep.ipynb", as_version=4)
+LIMITS = ("--limit-seconds", "8", "--seed", "7")
 TASKS = ("steps_to_reach", "clear_winner")
 
 REACH = """def steps_to_reach(steps, losses, target):
@@ -376,41 +372,6 @@ def submissions(tmp_path_factory, listener):
     return folder
 
 
-def grade(submissions, out, *more, before=()):
-    command = [sys.executable, "-m", "course_utils", "grade", submissions, "--out", out]
-    return subprocess.run(
-        [*before, *map(str, command), "--limit-seconds", "8", "--seed", "7", *more],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def as_user(user):
-    """Return what runs a command as another user, who sees Python though it lies below /root.
-
-    Folders that only root can enter are, for this command alone, open ones with Python in them.
-    """
-    needed = {Path(sys.base_prefix), Path(sys.prefix), assets.cache_folder(), ROOT}
-    closed = {p for path in needed for p in path.resolve().parents if not p.stat().st_mode & 1}
-    script = ["set -e", "d=$(mktemp -d)", "mount -t tmpfs -o mode=755 none $d"]
-    for folder in closed:
-        for path in (p.resolve() for p in needed if p.resolve().is_relative_to(folder)):
-            script += [
-                f"mkdir -p '{path}' '$d{path}'".replace("'$d", "$d'"),
-                f"mount --bind '{path}' $d'{path}'",
-            ]
-        script.append(f"mount --rbind $d'{folder}' '{folder}'")
-    script.append(f'exec setpriv --reuid {user} --regid {user} --clear-groups "$@"')
-    return "unshare", "--mount", "sh", "-c", "\n".join(script), "-"
-
-
-def rows_of(out):
-    with out.open(encoding="utf-8-sig") as lines:
-        return {row["student"]: row for row in csv.DictReader(lines)}
-
-
 @pytest.fixture(scope="module", params=["as it is", "as a user"])
 def graded(request, submissions, tmp_path_factory):
     """Grade the class, and a third of it again as an ordinary user where this is root."""
@@ -423,11 +384,12 @@ def graded(request, submissions, tmp_path_factory):
         for student in [*sorted(p for p in submissions.iterdir() if p.name in HONEST)[::4],
                         *(submissions / name for name in HOSTILE)]:  # fmt: skip
             shutil.copytree(student, some / student.name)
-        submissions, before = some, as_user(user)
+        who = f"setpriv --reuid {user} --regid {user} --clear-groups"
+        submissions, before = some, python_for_all(who)
         for path in (folder, *folder.parents[:2], submissions):
             path.chmod(0o755)
         os.chown(folder, user, user)
-    done = grade(submissions, folder / "grades.csv", before=before)
+    done = grade(submissions, folder / "grades.csv", *LIMITS, before=before)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return rows_of(folder / "grades.csv"), folder
 

@@ -1,7 +1,6 @@
 """The fence: each part by itself, where the course may lie, and the first process of a container."""
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -16,24 +15,12 @@ import nbformat
 import pytest
 
 from course_grader import confine
+from tests.grading_tools import ROOT, grade, python_for_all, rows_of
 
-ROOT = Path(__file__).resolve().parents[1]
 SOLVED = ROOT / "notebooks" / "homework" / "solved" / "hw4_sweep.ipynb"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give rights away")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has namespaces")
 ALL = ["files", "memory", "network", "processes", "user"]
-
-
-def grade(submissions, out, *more, before=(), root=ROOT, python=sys.executable):
-    command = [python, "-m", "course_utils", "grade", submissions, "--out", out, *more]
-    return subprocess.run(
-        [*before, *map(str, command)], cwd=root, capture_output=True, text=True, check=False
-    )
-
-
-def rows_of(out):
-    with out.open(encoding="utf-8-sig") as lines:
-        return list(csv.DictReader(lines))
 
 
 def class_of(folder, n, code="pass"):
@@ -165,10 +152,10 @@ def test_without_the_fence_nothing_runs_unless_it_is_asked_for(tmp_path):
     done = grade(place, out, "--unsafe", before=NO_RIGHTS)
     assert done.returncode == 0, done.stderr
     assert "the fence has a gap" in done.stderr
-    (row,) = rows_of(out)
+    (row,) = rows_of(out).values()
     assert row["total"] == "4" and row["isolation"].startswith("not ")
     done = grade(place, out)  # kept, and the table still says how it was run
-    assert "1 of 1" in done.stdout and rows_of(out)[0]["isolation"] == row["isolation"]
+    assert "1 of 1" in done.stdout and rows_of(out)["student00"]["isolation"] == row["isolation"]
 
 
 # --- where the course lies, and who is the first process -----------------------------------------
@@ -190,7 +177,7 @@ def test_the_course_may_lie_anywhere(below, tmp_path):
     place, out = class_of(tmp_path / "class", 1, peek(course)), tmp_path / "out" / "grades.csv"
     done = grade(place, out, root=course, python=course / ".venv" / "bin" / "python")
     assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = rows_of(out)
+    (row,) = rows_of(out).values()
     assert (row["total"], row["isolation"], row["look"]) == ("4", "full", ""), row
     assert "cell" not in (out.parent / "feedback" / "student00.html").read_text()
 
@@ -252,10 +239,10 @@ def test_the_first_process_of_a_container_reaps(rights, tmp_path):
     if rights == "all":
         before, more = ("unshare", "--pid", "--fork", "--mount-proc"), ()
     else:
-        before, more = (sys.executable, "-c", CONTAINER), ("--unsafe",)
+        before, more = (*python_for_all(""), sys.executable, "-c", CONTAINER), ("--unsafe",)
     done = grade(place, out, *more, before=before)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = rows_of(out)
+    rows = rows_of(out).values()
     assert {(row["total"], row["status"], row["look"]) for row in rows} == {("4", "ok", "")}, rows
     isolation = "full" if rights == "all" else "not files, network, processes"
     assert {row["isolation"] for row in rows} == {isolation}
@@ -290,6 +277,6 @@ def test_the_container_line_works_as_printed(tmp_path):
             line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    assert {(r["total"], r["isolation"]) for r in rows_of(tmp_path / "out" / "grades.csv")} == {
-        ("4", "full")
-    }
+    assert {
+        (r["total"], r["isolation"]) for r in rows_of(tmp_path / "out" / "grades.csv").values()
+    } == {("4", "full")}
