@@ -16,9 +16,8 @@ import torch
 
 import course_checks
 import course_utils
-from course_checks import exercises
 from course_grader import confine, report
-from course_grader.sandbox import Limits, NoFence, Workshop
+from course_grader.sandbox import NoFence, Workshop
 from course_grader.scoring import Graded, grade_submission
 from course_grader.store import Store
 from course_grader.submissions import Assignment, Submission, find_submissions, read_assignments
@@ -69,10 +68,10 @@ def grade(options: argparse.Namespace) -> int:
     if not options.limit_seconds > 0:
         raise ValueError(f"--limit-seconds {options.limit_seconds:g}: it must be more than 0.")
     found, skipped = find_submissions(options.submissions, assignments(), options.attempt)
-    store, limits = Store(options.out), Limits(options.limit_seconds)
+    store = Store(options.out)
     seed = options.seed if options.seed is not None else store.seed
     store.choose_seed(secrets.randbelow(2**31 - 1000) + 1000 if seed is None else seed)
-    course = _course(limits, store.seed)
+    course = _course(options.limit_seconds, store.seed)
     keys = {one.name: f"{course}-{_key(one)}" for one in found}
     results = {name: done for name, key in keys.items() if (done := store.get(key))}
     todo = [one for one in found if one.name not in results]
@@ -82,7 +81,7 @@ def grade(options: argparse.Namespace) -> int:
     everything.marks, everything.complaints = store.read_marks()
     stopped = False
     try:
-        for one, graded in _each(todo, store.seed, options, limits) if todo else ():
+        for one, graded in _each(todo, store.seed, options) if todo else ():
             results[one.name] = graded
             if graded.status != "not graded":
                 store.keep(keys[one.name], graded)
@@ -107,9 +106,9 @@ def _say(number: int, of: int, name: str, graded: Graded) -> None:
     print(f"[{number}/{of}] {text}: {graded.status}, {points}", flush=True)
 
 
-def _course(limits: Limits, seed: int) -> str:
+def _course(limit_seconds: float, seed: int) -> str:
     """Return a fingerprint of all that decides a result but the submission."""
-    digest = hashlib.sha256(f"{limits} {seed} {sys.version} {torch.__version__}".encode())
+    digest = hashlib.sha256(f"{limit_seconds} {seed} {sys.version} {torch.__version__}".encode())
     folders = CHECKS, Path(__file__).parent, Path(course_utils.__file__).parent, HOMEWORK
     for folder in folders:
         for path in sorted([*folder.glob("*.py"), *folder.glob("*.toml"), *folder.glob("*.ipynb")]):
@@ -126,7 +125,7 @@ def _key(one: Submission) -> str:
 
 
 def _each(
-    todo: list[Submission], seed: int, options: argparse.Namespace, limits: Limits
+    todo: list[Submission], seed: int, options: argparse.Namespace
 ) -> Iterator[tuple[Submission, Graded]]:
     """Yield every submission with its result, as they come.
 
@@ -135,11 +134,10 @@ def _each(
     """
     print("Preparing the workers and trying the fence …", flush=True)
     torch.set_num_threads(1)  # a copy of this process could not use more
-    exercises.everything()  # imports what the copies need
     hidden = (options.submissions, options.out.resolve().parent)
     notebooks = tuple(sorted(HOMEWORK.glob("*.ipynb")))
     copies, running = multiprocessing.get_context("fork"), {}
-    with Workshop(limits, hidden, notebooks, options.unsafe) as workshop:
+    with Workshop(options.limit_seconds, hidden, notebooks, options.unsafe) as workshop:
         free, waiting = list(range(_cores())), iter(todo)
         try:
             while True:

@@ -21,12 +21,14 @@ from torch import Tensor
 
 import course_checks
 import course_utils
+from course_checks import exercises
 from course_grader import confine, protocol
 from course_utils import assets
 
 #: What a homework notebook imports of ``course_checks``, and what that imports in turn. The checks
 #: themselves and this package, with the extra checks, are not in the worker's world.
 _NO_SECRETS = ("__init__", "guard", "record", "assignments", "homework", "shortcuts")
+MEMORY = 4 << 30  # bytes of address space for a worker; torch and the rest take 1 GB
 START_SECONDS = 120  # for Python, torch and what else the notebooks import, on a busy machine
 GRACE_SECONDS = 5  # for a cell or a call that was told to stop
 
@@ -51,33 +53,16 @@ class NoFence(Exception):
     """A part of the fence does not hold; the message says which, why and what to do."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one submission may use."""
-
-    seconds: float = 120  # for all its cells; half for one
-    memory: int = 4 << 30  # bytes of address space; torch and the rest take 1 GB
-
-    @property
-    def cell_seconds(self) -> float:
-        """Seconds for one cell."""
-        return self.seconds / 2
-
-    @property
-    def check_seconds(self) -> float:
-        """Seconds for all calls of one check: as many as in the notebook, by default."""
-        return self.seconds / 4
-
-
 @dataclass
 class Workshop:
     """One process with everything imported, of which each worker is a copy; a context manager.
 
-    ``hidden`` are folders that no worker may see. ``unsafe`` lets workers run without a part of the
-    fence. After entering, ``missing`` says what is missing, by part.
+    ``seconds`` is for all cells of a submission; half of it for one, a quarter for all calls of one
+    check. ``hidden`` are folders that no worker may see. ``unsafe`` lets workers run without a part
+    of the fence. After entering, ``missing`` says what is missing, by part.
     """
 
-    limits: Limits
+    seconds: float
     hidden: tuple[Path, ...]
     notebooks: tuple[Path, ...] = ()
     unsafe: bool = False
@@ -92,11 +77,10 @@ class Workshop:
             "home": self._home,
             "visible": _visible(),
             "hidden": _hidden(self.hidden),
-            "memory": self.limits.memory,
-            "seconds": int(4 * self.limits.seconds) + 60,
+            "memory": MEMORY,
+            "seconds": int(4 * self.seconds) + 60,
             "imports": list(_imports(self.notebooks)),
         }
-        self._errors = tempfile.TemporaryFile()
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -108,13 +92,13 @@ class Workshop:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._errors,
                 start_new_session=True,
             )
+        exercises.everything()  # imports what checks need while the other process starts
         try:
             self._requests.settimeout(START_SECONDS)
             if self._requests.recv(16) != b"ready":
-                raise RuntimeError(f"the workers' process did not start: {self._last_words()}")
+                raise RuntimeError("The workers' process did not start; why stands above.")
             self._try_fence()
         except BaseException:
             self.__exit__()
@@ -127,7 +111,6 @@ class Workshop:
             self._process.wait(timeout=2)
         self._process.kill()
         self._process.wait()
-        self._errors.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
     def worker(self, slot: int = 0) -> "Worker":
@@ -138,11 +121,6 @@ class Workshop:
             request = json.dumps({"slot": slot}).encode()
             socket.send_fds(self._requests, [request], [theirs.fileno(), supervisors.fileno()])
         return Worker(channel, control)
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
 
     def _try_fence(self) -> None:
         """Try every part, from inside a worker, and refuse to go on without one."""
@@ -155,7 +133,7 @@ class Workshop:
             "write": [str(_COURSE), *hidden],
             "port": server.getsockname()[1],
             "pid": os.getpid(),
-            "memory": self.limits.memory,
+            "memory": MEMORY,
         }
         with server, self.worker() as worker:
             try:

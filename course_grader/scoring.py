@@ -15,7 +15,7 @@ from typing import Any
 
 from course_checks import Wrong, exercises
 from course_grader import extra_checks, protocol
-from course_grader.sandbox import Limits, StudentError, Worker, WorkerLost, Workshop, three_texts
+from course_grader.sandbox import StudentError, Worker, WorkerLost, Workshop, three_texts
 from course_grader.submissions import Submission
 
 MAX_RESTARTS = 4  # of a worker that a submission ends or hangs
@@ -125,7 +125,7 @@ class _StandIn:
 
     def __init__(self, session: "_Session", function: str) -> None:
         self.session, self.__name__ = session, function
-        self.deadline = time.monotonic() + session.limits.check_seconds
+        self.deadline = time.monotonic() + session.check_seconds
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -172,12 +172,12 @@ class _Session:
     """
 
     def __init__(self, submission: Submission, workshop: Workshop, seed: int, slot: int) -> None:
-        self.limits: Limits = workshop.limits
+        self.check_seconds = workshop.seconds / 4
         self.workshop, self.seed, self.slot = workshop, seed, slot
         self.exercises = {e.function: e for e in submission.assignment.exercises}
         self.cells = submission.code()
         self.how = ["whole"] * len(self.cells)
-        self.left = self.limits.seconds  # for cells
+        self.left = workshop.seconds  # for cells
         self.scored: dict[str, Scored] = {}
         self.written: dict[str, list[str]] = {}
         self.statuses: set[str] = set()
@@ -215,9 +215,8 @@ class _Session:
         """Call the student's function in a worker; see ``Worker.call`` for what is raised."""
         seconds = deadline - time.monotonic()
         worker = self._ready()
-        limit = self.limits.check_seconds
         if seconds <= 0:
-            raise WorkerLost("timed out", f"was stopped after {limit:.3g} s")
+            raise WorkerLost("timed out", f"was stopped after {self.check_seconds:.3g} s")
         try:
             return worker.call(function, args, kwargs, seconds, self._at_end)
         except LookupError:
@@ -229,7 +228,7 @@ class _Session:
             if _is_out_of_memory(error):
                 self.statuses.add("out of memory")
             if error.stopped:
-                error.message = f"was stopped after {limit:.3g} s"
+                error.message = f"was stopped after {self.check_seconds:.3g} s"
                 self._note(f"{function}(…) {error.message}", "timed out")
             raise
 
@@ -307,7 +306,7 @@ class _Session:
         if self.left <= 0 and self.how[number] == "whole":
             self.how[number] = "definitions"
             self._note(f"{title} and later ones: only definitions were run, the time was over")
-        only, seconds = self.how[number] == "definitions", min(self.limits.cell_seconds, self.left)
+        only, seconds = self.how[number] == "definitions", min(self.workshop.seconds / 2, self.left)
         seconds = max(seconds, 1.0)
         request = {"do": "cell", "number": number, "seconds": seconds, "definitions": only}
         start = time.monotonic()

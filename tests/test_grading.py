@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from course_checks import Wrong, exercises
-from course_grader import command, protocol, sandbox
+from course_grader import command, protocol, sandbox, scoring
 from course_grader.extra_checks import EXTRA
 from course_grader.reading import definitions, needed, statements
-from course_grader.scoring import grade_submission, tests_of
+from course_grader.scoring import grade_submission
 from course_grader.store import plain as for_spreadsheets
 from course_grader.submissions import find_submissions
 
@@ -33,7 +33,7 @@ TASKS = {e.check: e for a in command.assignments().values() for e in a.exercises
 @pytest.fixture(scope="module")
 def workshop():
     """The workers' process, with a fence that holds."""
-    with sandbox.Workshop(sandbox.Limits(), (), tuple(HOMEWORK.glob("*.ipynb"))) as workshop:
+    with sandbox.Workshop(120, (), tuple(HOMEWORK.glob("*.ipynb"))) as workshop:
         yield workshop
 
 
@@ -58,7 +58,7 @@ def test_every_exercise_is_tried_on_other_inputs_and_none_in_two_ways():
     converted = {check for check in TASKS if exercises.find(check).seeded}
     assert converted | set(EXTRA) == set(TASKS)
     assert not converted & set(EXTRA)
-    assert all(tests_of(check)[1] for check in TASKS)
+    assert all(scoring.tests_of(check)[1] for check in TASKS)
 
 
 @pytest.mark.parametrize("check", ["check_softmax", "check_steps_to_reach", "check_draw"])
@@ -72,7 +72,7 @@ def test_an_answer_that_knows_only_the_public_inputs_fails_on_others(check, seed
         if f"def {TASKS[check].function}(" in "".join(cell["source"]):
             exec(definitions("".join(cell["source"])), space)
     right, seen = space[TASKS[check].function], {}
-    public, other = tests_of(check)
+    public, other = scoring.tests_of(check)
 
     def remember(*args):
         before = repr(args)

@@ -225,9 +225,7 @@ def test_zips_in_folders_zips_in_zips_and_no_way_out(tmp_path):
     assert not (tmp_path / "evil").exists() and not (tmp_path.parent / "evil").exists()
 
 
-@pytest.mark.parametrize(
-    ("member", "problem"), [(5, "larger than 1 MB"), (1, "unpacks to too much")]
-)
+@pytest.mark.parametrize(("member", "problem"), [(5, "larger than"), (1, "unpacks to too much")])
 def test_zip_bombs_are_cut_off(member, problem, tmp_path, monkeypatch):
     monkeypatch.setattr(exports, "MAX_FILE", 1 << 20)
     monkeypatch.setattr(exports, "MAX_UNPACKED", 6 << 20)
