@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Grade, and return the exit status: 1 if nothing could be graded, 130 after Ctrl-C."""
     sys.stdout.reconfigure(errors="replace")
     sys.stderr.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in good order, as Ctrl-C does
     try:
         return grade(options)
     except (ValueError, RuntimeError, OSError, NoFence) as error:

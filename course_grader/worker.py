@@ -16,6 +16,7 @@ import importlib.util
 import json
 import linecache
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -294,7 +295,8 @@ def main(number: str, settings: str) -> None:
         os.dup2(silent, stream)
     while True:
         request, files, *_ = socket.recv_fds(requests, 1 << 10, 2)
-        if not request:
+        if not request:  # the grader may have been killed
+            shutil.rmtree(options["home"], ignore_errors=True)
             os._exit(0)
         if os.fork() == 0:
             requests.close()
