@@ -1,6 +1,7 @@
 """What the tests of the grader share: the command, its table, and running it as somebody else."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def grade(submissions, out, *more, before=(), root=ROOT, python=sys.executable):
-    """Run the command as a teacher does; ``before`` is what it is started by."""
+    """Run the command as a teacher does, in a strict terminal; ``before`` is what starts it."""
     command = [python, "-m", "course_utils", "grade", submissions, "--out", out, *more]
     return subprocess.run(
-        [*before, *map(str, command)], cwd=root, capture_output=True, text=True, check=False
+        [*before, *map(str, command)],
+        cwd=root,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

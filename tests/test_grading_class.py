@@ -330,6 +330,15 @@ HOSTILE = {  # points, status: nothing is gained, and nobody else is harmed
 }  # fmt: skip
 
 
+NAMES = {  # folders as they may be called, and how the student is called in the table
+    "Jörg".encode("latin-1"): "Jörg",
+    b"n" * 254: "n" * 254,
+    "Åsa ☃".encode(): "Åsa ☃",
+    b"=1+1": "'=1+1",
+    b".hidden": ".hidden",
+}
+
+
 @pytest.fixture(scope="module")
 def listener():
     """A server that counts who connects to it."""
@@ -366,6 +375,9 @@ def submissions(tmp_path_factory, listener):
         old["worksheets"][0]["cells"].append({"cell_type": cell.cell_type, text: cell.source})
     old["worksheets"][0]["cells"] += [{"cell_type": "code"}, {"source": "x"}, None, 5]
     (folder / "formatted" / "hw4.ipynb").write_text(json.dumps(old))
+    for name in NAMES:
+        os.mkdir(os.fsencode(folder) + b"/" + name)
+        nbformat.write(notebook(), os.fsdecode(os.fsencode(folder) + b"/" + name + b"/hw4.ipynb"))
     (folder / "nothing").mkdir()
     (folder / "broken").mkdir()
     (folder / "broken" / "hw1.ipynb").write_text("{ no notebook")
@@ -426,6 +438,13 @@ def test_nothing_is_gained_and_the_others_are_unharmed(graded, name):
     assert float(row["total"]) <= points, row
     assert status is None or row["status"] == status, row
     assert "found" not in row["look"], row
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_no_name_costs_anything(graded, name):
+    row = row_of(graded, name)
+    assert (row["total"], row["status"]) == ("4", "ok")
+    assert f"{name.strip(chr(39))[:20]}" in (graded[1] / "grades.html").read_text()
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)

@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import nbformat
@@ -243,8 +245,37 @@ def test_the_first_process_of_a_container_reaps(rights, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = rows_of(out).values()
     assert {(row["total"], row["status"], row["look"]) for row in rows} == {("4", "ok", "")}, rows
+    for page in (tmp_path / "feedback").iterdir():  # none was told that it has too many processes
+        assert "stopped with" not in page.read_text()
     isolation = "full" if rights == "all" else "not files, network, processes"
     assert {row["isolation"] for row in rows} == {isolation}
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@needs_linux
+def test_the_end_of_one_of_the_grader_s_own_processes_costs_one_result(tmp_path):
+    """As when the system runs out of memory; the next run grades that submission."""
+    place, out = class_of(tmp_path / "class", 2, "import time\ntime.sleep(6)"), tmp_path / "g.csv"
+    run = [sys.executable, "-m", "course_utils", "grade", place, "--out", out]
+    with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        mine, deadline = f"{process.args[0]}\0-m\0course_utils\0grade", time.monotonic() + 120
+        copies = []
+        while not copies and time.monotonic() < deadline:
+            time.sleep(0.1)
+            there = [Path(f"/proc/{n}/cmdline") for n in children_of(process.pid)]
+            copies = [p for p in there if p.exists() and p.read_text().startswith(mine)]
+        os.kill(int(copies[0].parent.name), signal.SIGKILL)
+        printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+    assert printed.count(": not graded,") == 1 and printed.count(": ok, 4 points") == 1
+    assert sorted(row["status"] for row in rows_of(out).values()) == ["not graded", "ok"]
+    assert "ended; run the command again" in out.with_suffix(".html").read_text()
+    done = grade(place, out)
+    assert "1 of 2 submissions were graded before" in done.stdout
+    assert [row["total"] for row in rows_of(out).values()] == ["4", "4"]
 
 
 def printed_commands():
