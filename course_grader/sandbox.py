@@ -22,7 +22,7 @@ from torch import Tensor
 import course_checks
 import course_utils
 from course_checks import exercises
-from course_grader import confine, protocol
+from course_grader import confine, protocol, reading
 from course_utils import assets
 
 #: What a homework notebook imports of ``course_checks``, and what that imports in turn. The checks
@@ -265,14 +265,13 @@ def _hidden(more: Iterable[Path]) -> list[str]:
 
 def _imports(notebooks: Iterable[Path]) -> list[str]:
     """Return the lines with which these notebooks import packages, but for the checks."""
-    found: dict[str, None] = {}
-    for path in notebooks:
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            with contextlib.suppress(SyntaxError):
-                for part in ast.parse("".join(cell["source"])).body:
-                    if isinstance(part, ast.Import | ast.ImportFrom):
-                        found[ast.unparse(part)] = None
-    return [line for line in found if "course_checks" not in line]
+    files = (json.loads(path.read_text(encoding="utf-8")) for path in notebooks)
+    sources = ("".join(cell["source"]) for file in files for cell in file["cells"])
+    parts = [part for source in sources for part in reading.parse(source)]
+    lines = dict.fromkeys(
+        ast.unparse(p) for p in parts if isinstance(p, ast.Import | ast.ImportFrom)
+    )
+    return [line for line in lines if "course_checks" not in line]
 
 
 def _environment(home: str) -> dict[str, str]:
