@@ -9,7 +9,6 @@ ask for nothing that the exercise's text does not promise; to diagnose is the pu
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from course_checks import Wrong
 from course_checks.answers import (
@@ -29,9 +27,6 @@ from course_checks.answers import (
     near,
     same,
 )
-from course_utils.attention_views import head_statistics
-from course_utils.gpt import causal_mask, scaled_dot_product_attention
-from course_utils.sampling import keep_top_k, keep_top_p
 
 ROUNDS = 3  # inputs drawn for each exercise
 
@@ -191,94 +186,11 @@ def _clear_winner(answer: Callable, seed: int) -> None:
         losses = {v: rng.uniform(1, 3, 3).round(3).tolist() for v in (0.1, 0.5, 1.0, 2.0)}
         ranking = sorted((float(np.mean(runs)), value) for value, runs in losses.items())
         lead = ranking[1][0] - ranking[0][0]
+        if lead < 1e-3:  # rounding would decide
+            continue
         for margin, right in ((lead / 2, ranking[0][1]), (lead * 2, None)):
             found = answer({value: list(runs) for value, runs in losses.items()}, margin)
             _expect(found, right, f"{losses}, margin {margin:.4f}")
-
-
-# --- homework 5: from scratch ----------------------------------------------------------------
-
-
-def _softmax(answer: Callable, seed: int) -> None:
-    for s, shape in zip(_seeds(seed), ((1,), (4, 9), (2, 3, 2, 5)), strict=True):
-        logits = 5 * draw(*shape, seed=s)
-        for shift in (0, 2000, -2000):
-            right = (logits + shift).softmax(-1)
-            _expect_same(call_for_tensor(answer, logits + shift), right, f"logits of shape {shape}")
-
-
-def _multi_head_attention(answer: Callable, seed: int) -> None:
-    for s, (B, T, C, H) in zip(
-        _seeds(seed), ((1, 1, 4, 1), (3, 7, 8, 4), (2, 4, 12, 2)), strict=True
-    ):
-        x, matrices = draw(B, T, C, seed=s), [draw(C, C, seed=s + n) / C for n in range(1, 5)]
-        heads = [(x @ W).unflatten(-1, (H, C // H)).transpose(1, 2) for W in matrices[:3]]
-        mixed = scaled_dot_product_attention(*heads, causal_mask(T))
-        right = mixed.transpose(1, 2).flatten(2) @ matrices[3]
-        found = call_for_tensor(answer, x, *matrices, H)
-        _expect_same(found, right, f"B={B}, T={T}, C={C}, n_head={H}")
-
-
-def _sampling_probabilities(answer: Callable, seed: int) -> None:
-    settings = ((0.7, 4, 0.9), (1.3, 11, 0.5), (2.5, 1, 1.0))
-    for s, (temperature, k, p) in zip(_seeds(seed), settings, strict=True):
-        logits = 3 * draw(2, 11, seed=s)
-        right = keep_top_p(keep_top_k(logits / temperature, k), p).softmax(-1)
-        found = call_for_tensor(answer, logits, temperature, k, p)
-        _expect_same(found, right, f"temperature={temperature}, top_k={k}, top_p={p}")
-
-
-def _draw(answer: Callable, seed: int) -> None:
-    for s in _seeds(seed):
-        p = (2 * draw(50, 6, seed=s)).softmax(-1)
-        u = torch.rand(50, generator=torch.Generator().manual_seed(s)) * 0.999
-        cumulative = p.cumsum(-1)
-        clear = ((cumulative - u[:, None]).abs() > 1e-5).all(-1)  # not decided by rounding
-        found = as_tensor(call(answer, p, u)).flatten()
-        right = (cumulative <= u[:, None]).sum(-1).float()
-        _expect(len(found), 50, "50 rows of 6 probabilities")
-        _expect_same(found[clear], right[clear], "50 rows of 6 probabilities")
-
-
-def _train_bpe(answer: Callable, seed: int) -> None:
-    for s in _seeds(seed):
-        rng = np.random.default_rng(s)
-        words = {
-            tuple("abcd"[i] for i in rng.integers(0, 4, 6)): int(rng.integers(1, 9))
-            for _ in "12345678"
-        }
-        found = [tuple(pair) for pair in call(answer, dict(words), 6)]
-        _expect(found, _merges(words, 6), f"6 merges of {words}")
-
-
-def _merges(words: dict[tuple[str, ...], int], n: int) -> list[tuple[str, str]]:
-    current, merges = [(list(word), count) for word, count in words.items()], []
-    for _ in range(n):
-        counts: Counter = Counter()
-        for tokens, count in current:
-            for pair in pairwise(tokens):
-                counts[pair] += count
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        merges.append(best)
-        for tokens, _count in current:
-            for i in range(len(tokens) - 1):
-                if tuple(tokens[i : i + 2]) == best:  # false at the end of a list that shrank
-                    tokens[i : i + 2] = ["".join(best)]
-    return merges
-
-
-def _lm_loss(answer: Callable, seed: int) -> None:
-    for s, (B, T, V, pad) in zip(
-        _seeds(seed), ((1, 2, 3, 2), (3, 8, 5, 4), (4, 5, 9, 0)), strict=True
-    ):
-        logits = 3 * draw(B, T, V, seed=s)
-        ids = torch.from_numpy(np.random.default_rng(s).integers(0, V, (B, T)))
-        ids[:, 1] = (pad + 1) % V  # something to predict
-        ids[0, 2:] = pad
-        targets, scores = ids[:, 1:].flatten(), logits[:, :-1].flatten(0, 1)
-        right = F.cross_entropy(scores, targets, ignore_index=pad).item()
-        found = as_number(call(answer, logits, ids, pad), "mean loss")
-        _expect_near(found, right, f"B={B}, T={T}, V={V}, pad_id={pad}")
 
 
 EXTRA: dict[str, Callable[[Callable, int], None]] = {
@@ -287,17 +199,11 @@ EXTRA: dict[str, Callable[[Callable, int], None]] = {
     "check_clear_winner": _clear_winner,
     "check_corpus_perplexity": _corpus_perplexity,
     "check_distinct_n": _distinct_n,
-    "check_draw": _draw,
     "check_generation_settings": _generation_settings,
     "check_head_entropy": _statistic("entropy"),
-    "check_lm_loss": _lm_loss,
     "check_loop_length": _loop_length,
     "check_mean_gradient": _mean_gradient,
-    "check_multi_head_attention": _multi_head_attention,
-    "check_sampling_probabilities": _sampling_probabilities,
     "check_share_on_previous": _statistic("previous"),
-    "check_softmax": _softmax,
     "check_steps_to_reach": _steps_to_reach,
     "check_stopping_step": _stopping_step,
-    "check_train_bpe": _train_bpe,
 }

@@ -1,12 +1,12 @@
-"""Messages between grader and worker: plain data as JSON, numbers of arrays as raw bytes.
+"""Messages between grader and worker: plain data as JSON, tensors and arrays as safetensors.
 
 Nothing here can execute code on loading (no pickle), and a reader rejects whatever is not a whole,
 well-formed message below the size limits with :class:`ProtocolError`. A frame is
 
-    4 bytes "hw1" and a newline | length of the JSON (4) | length of the raw bytes (8) | JSON | raw
+    "hw2" and a newline (4) | length of the JSON (4) | of the tensors (8) | JSON | tensors
 
 and the JSON spells every value that JSON lacks as an object with one key, its kind:
-``{"tuple": […]}``, ``{"tensor": [dtype, shape, requires_grad, offset, bytes]}`` and so on.
+``{"tuple": […]}``, ``{"tensor": [name, requires_grad]}`` and so on.
 """
 
 import builtins
@@ -16,25 +16,18 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import torch as safetensors
 from torch import Tensor
 
-MAX_JSON, MAX_RAW, MAX_DEPTH, MAX_DIMENSIONS = 4 << 20, 64 << 20, 50, 16
-_MAGIC, _HEAD = b"hw1\n", struct.Struct(">4sIQ")
-
-_TORCH_TYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-    )
-}
-_NUMPY_TYPES = {np.dtype(code).str for code in ("?", *"bBhHiIqQefdFD")}
+MAX_JSON, MAX_RAW, MAX_DEPTH = 4 << 20, 64 << 20, 50
+_MAGIC, _HEAD = b"hw2\n", struct.Struct(">4sIQ")
+_SERIES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _LAZY = (GeneratorType, map, filter, zip, range, reversed, enumerate, deque)
 _LAZY += (type({}.keys()), type({}.values()), type({}.items()))
 
@@ -50,177 +43,83 @@ class Unsendable(ProtocolError):
 # --- values ----------------------------------------------------------------------------------
 
 
-class Encoder:
-    """Turns values into JSON values and raw bytes; ``functions`` collects callables by number.
+class _Writer:
+    """Turns values into JSON values, and collects tensors by name."""
 
-    With ``functions=None`` a callable is as unsendable as any other object.
-    """
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.size = 0
 
-    def __init__(self, functions: list[Callable] | None = None) -> None:
-        self.functions = functions
-        self.raw = bytearray()
-
-    def encode(self, value: Any, depth: int = 0) -> Any:
+    def write(self, value: Any, depth: int = 0) -> Any:
         """Return the JSON value for ``value``. Raises Unsendable for what is no plain data."""
         if depth > MAX_DEPTH:
             raise Unsendable("a structure nested too deeply (or one that contains itself)")
-        if value is None or type(value) in (bool, str):
-            return value
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, bool | int | float | str):
-            return _plain(value)
+        value = value.item() if isinstance(value, np.generic) else value
+        for kind in (bool, int, float, str):
+            if isinstance(value, kind):
+                return kind(value)
+        if value is None:
+            return None
         if isinstance(value, bytes | bytearray):
-            return {"bytes": self._keep(bytes(value))}
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        if isinstance(value, np.ndarray):
-            return self._array(value)
+            return {"bytes": value.decode("latin-1")}
         if isinstance(value, Mapping):
             return {"dict": [self._all(pair, depth) for pair in value.items()]}
-        for kind, name in (
-            (list, "list"),
-            (tuple, "tuple"),
-            (frozenset, "frozenset"),
-            (set, "set"),
-        ):
+        for name, kind in _SERIES.items():
             if isinstance(value, kind):
                 return {name: self._all(value, depth)}
         if isinstance(value, _LAZY):
             return {"list": self._all(value, depth)}
-        if isinstance(value, torch.Generator):
-            return {"generator": self._tensor(value.get_state())}
-        if isinstance(value, np.random.Generator):
-            state = value.bit_generator.state
-            if state["bit_generator"] == "PCG64":
-                return {"rng": state}
-        if callable(value) and self.functions is not None:
-            self.functions.append(value)
-            return {"function": len(self.functions) - 1}
-        raise Unsendable(f"a {type(value).__name__}, which is no plain data")
+        return self._numbers(value)
 
     def _all(self, values: Any, depth: int) -> list:
-        return [self.encode(value, depth + 1) for value in values]
+        return [self.write(value, depth + 1) for value in values]
 
-    def _keep(self, data: bytes) -> list[int]:
-        if len(self.raw) + len(data) > MAX_RAW:
-            raise Unsendable(f"more than {MAX_RAW >> 20} MB of numbers")
-        self.raw += data
-        return [len(self.raw) - len(data), len(data)]
-
-    def _tensor(self, value: Tensor) -> dict:
-        if value.numel() * value.element_size() > MAX_RAW:
-            raise Unsendable(f"a tensor of more than {MAX_RAW >> 20} MB")
-        name = str(value.dtype).removeprefix("torch.")
-        if name not in _TORCH_TYPES or value.is_meta:
-            raise Unsendable(f"a tensor of type {value.dtype} on {value.device}")
-        plain = value.detach().cpu().to_dense().contiguous().resolve_conj().resolve_neg()
-        raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return {"tensor": [name, list(value.shape), value.requires_grad, *self._keep(raw)]}
-
-    def _array(self, value: np.ndarray) -> dict:
-        if value.dtype.str not in _NUMPY_TYPES:
+    def _numbers(self, value: Any) -> dict:
+        if isinstance(value, np.ndarray):
             if value.dtype.kind == "U":  # an array of texts: as nested lists
-                return {"list": self.encode(value.tolist())["list"]}
-            raise Unsendable(f"an array of type {value.dtype}")
-        return {"array": [value.dtype.str, list(value.shape), *self._keep(value.tobytes())]}
+                return self.write(value.tolist())
+            return {"array": self._keep(value, torch.from_numpy)}
+        if isinstance(value, Tensor):
+            return {"tensor": [self._keep(value, lambda t: t.detach()), value.requires_grad]}
+        raise Unsendable(f"a {type(value).__name__}, which is no plain data")
 
-
-def _plain(value: Any) -> bool | int | float | str:
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    raise AssertionError
-
-
-class Decoder:
-    """Turns JSON values and raw bytes back; ``function`` makes a callable of its number."""
-
-    def __init__(self, raw: bytes, function: Callable[[int], Callable] | None = None) -> None:
-        self.raw, self.function = raw, function
-
-    def decode(self, value: Any, depth: int = 0) -> Any:
-        """Return the value for a JSON value. Raises ProtocolError for anything malformed."""
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        if not isinstance(value, dict) or len(value) != 1 or depth > MAX_DEPTH:
-            raise ProtocolError("a value that is not in the form of the protocol")
-        ((kind, body),) = value.items()
-        make = getattr(self, f"_{kind}", None) if kind in _KINDS else None
-        if make is None or not isinstance(body, _KINDS[kind]):
-            raise ProtocolError("a value of an unknown kind")
+    def _keep(self, value: Any, as_tensor: Callable) -> str:
+        size = math.prod(value.shape) * value.itemsize
+        if self.size + size > MAX_RAW // 2:  # the file has a head, too
+            raise Unsendable(f"more than {MAX_RAW >> 21} MB of numbers")
+        self.size += size
+        name = str(len(self.tensors))
         try:
-            return make(body, depth)
-        except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-            raise ProtocolError(f"a malformed {kind}") from error
-
-    def _all(self, body: list, depth: int) -> Iterator:
-        return (self.decode(value, depth + 1) for value in body)
-
-    def _list(self, body: list, depth: int) -> list:
-        return list(self._all(body, depth))
-
-    def _tuple(self, body: list, depth: int) -> tuple:
-        return tuple(self._all(body, depth))
-
-    def _set(self, body: list, depth: int) -> set:
-        return set(self._all(body, depth))
-
-    def _frozenset(self, body: list, depth: int) -> frozenset:
-        return frozenset(self._all(body, depth))
-
-    def _dict(self, body: list, depth: int) -> dict:
-        return {self.decode(k, depth + 1): self.decode(v, depth + 1) for k, v in body}
-
-    def _bytes(self, body: list, _depth: int) -> bytes:
-        offset, length = body
-        if not 0 <= offset <= offset + length <= len(self.raw):
-            raise ProtocolError("numbers that are not in the message")
-        return self.raw[offset : offset + length]
-
-    def _tensor(self, body: list, depth: int) -> Tensor:
-        name, shape, grad, *where = body
-        dtype = _TORCH_TYPES[name]
-        data = self._block(shape, dtype.itemsize, where)
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        return flat.reshape(shape).requires_grad_(grad is True)
-
-    def _array(self, body: list, depth: int) -> np.ndarray:
-        code, shape, *where = body
-        if code not in _NUMPY_TYPES:
-            raise ProtocolError("an array of an unknown type")
-        data = self._block(shape, np.dtype(code).itemsize, where)
-        return np.frombuffer(data, dtype=code).reshape(shape)
-
-    def _block(self, shape: list, itemsize: int, where: list) -> bytearray:
-        sizes_are_right = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
-        if not sizes_are_right or any(type(n) is not int or not 0 <= n < 2**40 for n in shape):
-            raise ProtocolError("a shape that is none")
-        data = bytearray(self._bytes(where, 0))
-        if len(data) != math.prod(shape) * itemsize:
-            raise ProtocolError("numbers that do not fill their shape")
-        return data
-
-    def _generator(self, body: dict, depth: int) -> torch.Generator:
-        generator = torch.Generator()
-        generator.set_state(self.decode(body, depth + 1))
-        return generator
-
-    def _rng(self, body: dict, _depth: int) -> np.random.Generator:
-        bits = np.random.PCG64(0)
-        bits.state = body
-        return np.random.Generator(bits)
-
-    def _function(self, body: int, _depth: int) -> Callable:
-        if self.function is None:
-            raise ProtocolError("a function, where only data may come")
-        return self.function(body)
+            plain = as_tensor(value).cpu().to_dense().resolve_conj().resolve_neg()
+            self.tensors[name] = plain.clone(memory_format=torch.contiguous_format)
+        except (TypeError, ValueError, RuntimeError) as error:
+            where = getattr(value, "device", "cpu")
+            raise Unsendable(f"numbers of type {value.dtype} on {where}") from error
+        return name
 
 
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("list", "tuple", "set", "frozenset", "dict", "bytes"), list),
-    **{"tensor": list, "array": list, "generator": dict, "rng": dict, "function": int},
-}
+def _read_value(value: Any, tensors: Mapping[str, Tensor], depth: int = 0) -> Any:
+    """Return the value for a JSON value. Raises anything for what is malformed."""
+    if not isinstance(value, dict | list):
+        return value
+    ((kind, body),) = value.items()
+
+    def read(part: Any) -> Any:
+        return _read_value(part, tensors, depth + 1)
+
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if kind in _SERIES:
+        return _SERIES[kind](map(read, body))
+    if kind == "dict":
+        return {read(k): read(v) for k, v in body}
+    if kind == "bytes":
+        return body.encode("latin-1")
+    if kind == "tensor":
+        return tensors[body[0]].requires_grad_(body[1] is True)
+    if kind == "array":
+        return tensors[body].numpy()
+    raise ValueError("an unknown kind")
 
 
 def exception(name: str, message: str) -> Exception:
@@ -236,38 +135,36 @@ def exception(name: str, message: str) -> Exception:
 # --- messages --------------------------------------------------------------------------------
 
 
-def pack(message: dict[str, Any], functions: list[Callable] | None = None) -> bytes:
+def pack(message: dict[str, Any]) -> bytes:
     """Return the frame for a message, a dictionary with texts as keys.
 
     Raises:
         Unsendable: a value is no plain data, or the message is too large.
     """
-    encoder = Encoder(functions)
+    writer = _Writer()
     try:
-        body = json.dumps({key: encoder.encode(value) for key, value in message.items()}).encode()
-    except (ValueError, RecursionError) as error:  # an int with too many digits
+        body = json.dumps({key: writer.write(value) for key, value in message.items()}).encode()
+        raw = safetensors.save(writer.tensors)
+    except Unsendable:
+        raise
+    except Exception as error:  # an int with too many digits, a dtype that no file can hold
         raise Unsendable(f"something that cannot be written down: {error}") from error
-    if len(body) > MAX_JSON:
+    if len(body) > MAX_JSON or len(raw) > MAX_RAW:
         raise Unsendable(f"more than {MAX_JSON >> 20} MB of text or lists")
-    return _HEAD.pack(_MAGIC, len(body), len(encoder.raw)) + body + bytes(encoder.raw)
+    return _HEAD.pack(_MAGIC, len(body), len(raw)) + body + raw
 
 
-def unpack(
-    body: bytes, raw: bytes, function: Callable[[int], Callable] | None = None
-) -> dict[str, Any]:
-    """Return the message in JSON ``body`` and ``raw`` bytes.
+def unpack(body: bytes, raw: bytes) -> dict[str, Any]:
+    """Return the message in JSON ``body`` and ``raw`` tensors.
 
     Raises:
         ProtocolError: it is not one.
     """
     try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("not JSON") from error
-    if not isinstance(parsed, dict):
-        raise ProtocolError("not a message")
-    decoder = Decoder(raw, function)
-    return {key: decoder.decode(value) for key, value in parsed.items()}
+        tensors = safetensors.load(raw)
+        return {key: _read_value(value, tensors) for key, value in json.loads(body).items()}
+    except Exception as error:  # whatever the parts of a malformed message bring about
+        raise ProtocolError(f"a malformed message ({type(error).__name__})") from error
 
 
 def send(channel: socket.socket, frame: bytes, deadline: float = math.inf) -> None:
@@ -276,11 +173,7 @@ def send(channel: socket.socket, frame: bytes, deadline: float = math.inf) -> No
     channel.sendall(frame)
 
 
-def receive(
-    channel: socket.socket,
-    deadline: float = math.inf,
-    function: Callable[[int], Callable] | None = None,
-) -> dict[str, Any]:
+def receive(channel: socket.socket, deadline: float = math.inf) -> dict[str, Any]:
     """Return the next message.
 
     Raises:
@@ -292,7 +185,7 @@ def receive(
     if magic != _MAGIC or n_json > MAX_JSON or n_raw > MAX_RAW:
         raise ProtocolError("not a message, or too large a one")
     body = _read(channel, n_json, deadline)
-    return unpack(body, _read(channel, n_raw, deadline), function)
+    return unpack(body, _read(channel, n_raw, deadline))
 
 
 def _read(channel: socket.socket, size: int, deadline: float) -> bytes:

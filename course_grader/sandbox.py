@@ -1,38 +1,36 @@
-"""The grader's side of a worker: start it, ask it, never wait for it longer than allowed."""
+"""The grader's side of the workers: start them, ask them, never wait longer than allowed."""
 
+import ast
 import contextlib
-import functools
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 import course_checks
 import course_utils
-from course_grader import protocol
+from course_checks import exercises
+from course_grader import confine, protocol, reading
 from course_utils import assets
 
-_WORKER = (sys.executable, "-I", "-m", "course_grader.worker")
 #: What a homework notebook imports of ``course_checks``, and what that imports in turn. The checks
 #: themselves and this package, with the extra checks, are not in the worker's world.
-_NO_SECRETS = (
-    "__init__.py",
-    "guard.py",
-    "record.py",
-    "assignments.py",
-    "homework.py",
-    "homework.toml",
-)
-START_SECONDS = 60  # for Python and torch, on a busy machine
+_NO_SECRETS = ("__init__", "guard", "record", "assignments", "homework", "shortcuts")
+MEMORY = 4 << 30  # bytes of address space for a worker; torch and the rest take 1 GB
+START_SECONDS = 120  # for Python, torch and what else the notebooks import, on a busy machine
+GRACE_SECONDS = 5  # for a cell or a call that was told to stop
 
 
 class WorkerLost(Exception):
@@ -46,56 +44,123 @@ class WorkerLost(Exception):
 class StudentError(Exception):
     """The student's code raised an exception: its type, message and place."""
 
-    def __init__(self, kind: str, message: str, place: str) -> None:
+    def __init__(self, kind: str, message: str, place: str, stopped: bool = False) -> None:
         super().__init__(f"{kind}: {message}" + (f" ({place})" if place else ""))
-        self.kind, self.message, self.place = kind, message, place
+        self.kind, self.message, self.place, self.stopped = kind, message, place, stopped
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one submission may use."""
+class NoFence(Exception):
+    """A part of the fence does not hold; the message says which, why and what to do."""
 
-    call_seconds: float = 20  # for a cell or one call of a function
-    seconds: float = 120  # for all of it, restarts included
-    memory: int = 4 << 30  # bytes of address space; torch alone takes 0.7 GB
+
+@dataclass
+class Workshop:
+    """One process with everything imported, of which each worker is a copy; a context manager.
+
+    ``seconds`` is for all cells of a submission; half of it for one, a quarter for all calls of one
+    check. ``hidden`` are folders that no worker may see. ``unsafe`` lets workers run without a part
+    of the fence. After entering, ``missing`` says what is missing, by part.
+    """
+
+    seconds: float
+    hidden: tuple[Path, ...]
+    notebooks: tuple[Path, ...] = ()
+    unsafe: bool = False
+    missing: confine.Missing = field(default_factory=dict)
+
+    def __enter__(self) -> "Workshop":
+        self._home = tempfile.mkdtemp(prefix="grading-")
+        os.chmod(self._home, 0o711)
+        kind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        settings = {
+            "home": self._home,
+            "visible": _visible(),
+            "hidden": _hidden(self.hidden),
+            "memory": MEMORY,
+            "seconds": int(4 * self.seconds) + 60,
+            "imports": list(_imports(self.notebooks)),
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-m", "course_grader.worker"),
+                    *(str(theirs.fileno()), json.dumps(settings)),
+                ],
+                cwd=self._home,
+                env=_environment(self._home),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        exercises.everything()  # imports what checks need while the other process starts
+        try:
+            self._requests.settimeout(START_SECONDS)
+            if self._requests.recv(16) != b"ready":
+                raise RuntimeError("The workers' process did not start; why stands above.")
+            self._try_fence()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=2)
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def worker(self, slot: int = 0) -> "Worker":
+        """Return a new worker; no two at a time have the same ``slot``."""
+        channel, theirs = socket.socketpair()
+        control, supervisors = socket.socketpair()
+        with theirs, supervisors:
+            request = json.dumps({"slot": slot}).encode()
+            socket.send_fds(self._requests, [request], [theirs.fileno(), supervisors.fileno()])
+        return Worker(channel, control)
+
+    def _try_fence(self) -> None:
+        """Try every part, from inside a worker, and refuse to go on without one."""
+        server = socket.create_server(("127.0.0.1", 0))
+        secret = Path(self._home, "secret")
+        secret.write_text("only for the grader")
+        hidden = [str(path) for path in self.hidden if path.exists()]
+        tried = {
+            "read": [str(secret), *hidden, str(_PACKAGE / "extra_checks.py")],
+            "write": [str(_COURSE), *hidden],
+            "port": server.getsockname()[1],
+            "pid": os.getpid(),
+            "memory": MEMORY,
+        }
+        with server, self.worker() as worker:
+            try:
+                found = worker.ask({"do": "probe", **tried}, START_SECONDS)["found"]
+            except (StudentError, WorkerLost) as error:
+                found = dict.fromkeys(confine.PARTS, f"could not be tried: {error}")
+            self.missing = {**found, **worker.missing}
+        if self.missing and not self.unsafe:
+            parts = "; ".join(f"{part}: {why}" for part, why in self.missing.items())
+            raise NoFence(
+                f"Nothing was run, since a student's code could not be fenced in here ({parts}). "
+                'See "Where the fence does not hold" in grading.md; --unsafe runs it all the same.'
+            )
 
 
 class Worker:
     """One process with one student's code; a context manager that leaves no process behind."""
 
-    def __init__(self, limits: Limits, launcher: tuple[str, ...] | None = None) -> None:
-        self.limits = limits
-        launcher = best_launcher() if launcher is None else launcher
-        self._home = Path(tempfile.mkdtemp(prefix="grading-"))
-        self._channel, theirs = socket.socketpair()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        settings = {
-            "home": str(self._home),
-            "visible": [str(path) for path in _visible()],
-            "memory": limits.memory,
-            "seconds": int(limits.seconds) + START_SECONDS,
-        }
-        with theirs:
-            self._process = subprocess.Popen(
-                [*launcher, *_WORKER, str(theirs.fileno()), json.dumps(settings)],
-                cwd=self._home,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                start_new_session=True,
-            )
+    def __init__(self, channel: socket.socket, control: socket.socket) -> None:
+        self._channel, self._control = channel, control
         try:
-            hello = protocol.receive(self._channel, time.monotonic() + START_SECONDS)
-            self.isolation: dict[str, str] = hello["isolation"]
-            self._children = _children(self._process.pid)
-        except BaseException as error:
-            self._errors.seek(0)
-            last = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
+            self.missing: confine.Missing = protocol.receive(
+                channel, time.monotonic() + START_SECONDS
+            )["missing"]
+        except (EOFError, OSError, TimeoutError, protocol.ProtocolError):
             self.close()
-            reason = last[-1] if last else type(error).__name__
-            raise RuntimeError(f"the grader's worker did not start: {reason}") from error
+            raise WorkerLost("crashed", "could not be given a process of its own") from None
 
     def __enter__(self) -> "Worker":
         return self
@@ -104,34 +169,23 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """Kill the worker and all that it started, and remove its folder."""
-        for child in getattr(self, "_children", []):  # the first process in the namespace
-            with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Have the worker killed, and all that it started."""
         self._channel.close()
-        self._errors.close()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._control.close()
 
-    def run(self, source: str, title: str, deadline: float, definitions_only: bool = False) -> None:
-        """Run a cell. Raises StudentError, or WorkerLost."""
-        request = {"run": source, "title": title, "definitions_only": definitions_only}
-        self._ask(request, [], deadline)
+    def call(self, name: str, args: tuple, kwargs: dict, seconds: float, at_end: bool) -> Any:
+        """Return what the student's answer ``name`` returns, and change ``args`` as it did.
 
-    def call(self, name: str, args: tuple, kwargs: dict, deadline: float) -> Any:
-        """Return what the student's function ``name`` returns, and change ``args`` as it did.
+        The answer is what the name means ``at_end``, or when its cell had run.
 
         Raises:
-            StudentError: the function raised.
+            StudentError: the function raised, or was stopped.
             LookupError: there is no function of that name.
             protocol.Unsendable: it returned no plain data.
             WorkerLost: it ended or hung the process.
         """
-        functions: list[Callable] = []
-        request = {"call": name, "args": list(args), "kwargs": kwargs}
-        answer = self._ask(request, functions, deadline)
+        request = {"do": "call", "function": name, "at_end": at_end, "seconds": seconds}
+        answer = self.ask(request | {"args": list(args), "kwargs": kwargs}, seconds)
         if "missing" in answer:
             raise LookupError(name)
         after = answer.get("args")
@@ -140,128 +194,91 @@ class Worker:
                 restore(mine, theirs)
         return answer.get("result")
 
-    def _ask(self, request: dict, functions: list[Callable], deadline: float) -> dict[str, Any]:
-        start = time.monotonic()
-        deadline = min(deadline, start + self.limits.call_seconds)
+    def ask(self, request: dict, seconds: float) -> dict[str, Any]:
+        """Return the answer to a request, which the worker should have within ``seconds``."""
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
+        frame = protocol.pack(request)
         try:
-            protocol.send(self._channel, protocol.pack(request, functions), deadline)
-            while "callback" in (answer := protocol.receive(self._channel, deadline)):
-                protocol.send(self._channel, _serve(answer, functions), deadline)
+            protocol.send(self._channel, frame, deadline)
+            answer = protocol.receive(self._channel, deadline)
         except TimeoutError:
-            elapsed = time.monotonic() - start
-            raise WorkerLost("timed out", f"did not end in {elapsed:.1f} seconds") from None
-        except protocol.Unsendable:
-            raise
+            raise WorkerLost("timed out", f"did not end within {seconds:.3g} s") from None
         except protocol.ProtocolError as error:
             raise WorkerLost("crashed", f"wrote into the grader's channel: {error}") from None
         except (EOFError, OSError):
-            raise WorkerLost("crashed", f"ended the process ({self._how_it_ended()})") from None
+            raise WorkerLost("crashed", "ended its process, as a crash or exit does") from None
         if "unsendable" in answer:
             raise protocol.Unsendable(str(answer["unsendable"])[:300])
-        if "error" in answer:
-            raise StudentError(*_three_texts(answer["error"]))
+        if "error" in answer and "new" not in answer:
+            raise StudentError(*three_texts(answer["error"]), answer.get("stopped") is True)
         return answer
 
-    def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return "it closed its channel"
-        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
-
-def _serve(answer: dict[str, Any], functions: list[Callable]) -> bytes:
-    """Call one of the check's own functions for the worker, with plain data."""
-    number, args, kwargs = answer["callback"], answer.get("args"), answer.get("kwargs")
-    if type(number) is not int or not 0 <= number < len(functions):
-        raise protocol.ProtocolError("a call of a function that was not given")
-    if not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise protocol.ProtocolError("a call without arguments")
-    try:
-        return protocol.pack({"result": functions[number](*args, **kwargs)})
-    except Exception as error:
-        return protocol.pack({"error": [type(error).__name__, str(error)[:2000], ""]})
-
-
-def _three_texts(parts: Any) -> tuple[str, str, str]:
+def three_texts(parts: Any) -> tuple[str, str, str]:
+    """Return the type, message and place of an error, whatever the worker said."""
     texts = [str(part)[:2000] for part in parts] if isinstance(parts, list) else []
     kind, message, place = (*texts, "", "", "")[:3]
     return kind or "Exception", message, place
 
 
-def restore(mine: Any, theirs: Any) -> Any:
-    """Make my mutable value equal to what the worker made of its copy; return it (or theirs)."""
-    import numpy as np
-    import torch
-
-    with torch.no_grad():
-        if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
-            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
-                return theirs
+def restore(mine: Any, theirs: Any) -> None:
+    """Make my mutable value equal to what the worker made of its copy."""
+    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+        with torch.no_grad(), contextlib.suppress(RuntimeError):  # of another shape
             if not torch.equal(mine.cpu(), theirs):
                 mine.copy_(theirs)
-        elif isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray):
-            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
-                return theirs
-            if mine.tobytes() != theirs.tobytes():
-                mine[...] = theirs
-        elif isinstance(mine, torch.Generator) and isinstance(theirs, torch.Generator):
-            mine.set_state(theirs.get_state())
-        elif isinstance(mine, np.random.Generator) and isinstance(theirs, np.random.Generator):
-            mine.bit_generator.state = theirs.bit_generator.state
-        elif isinstance(mine, list) and isinstance(theirs, list):
-            pairs = zip(mine[: len(theirs)], theirs, strict=False)
-            mine[:] = [restore(a, b) for a, b in pairs] + theirs[len(mine) :]
-        elif isinstance(mine, dict) and isinstance(theirs, dict):
-            new = {k: restore(mine[k], v) if k in mine else v for k, v in theirs.items()}
-            mine.clear()
-            mine.update(new)
-        elif isinstance(mine, set) and isinstance(theirs, set):
-            mine.clear()
-            mine.update(theirs)
-        elif callable(mine):
-            return mine
-        else:
-            return theirs
-    return mine
+    elif isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray):
+        with contextlib.suppress(ValueError):
+            mine[...] = theirs
+    elif isinstance(mine, list) and isinstance(theirs, list):
+        mine[:] = theirs
+    elif isinstance(mine, dict | set) and isinstance(theirs, type(mine)):
+        mine.clear()
+        mine.update(theirs)
 
 
-# --- how a worker is started -------------------------------------------------------------------
+# --- what a worker sees ------------------------------------------------------------------------
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKS = Path(course_checks.__file__).resolve().parent
+_COURSE = Path(course_utils.__file__).resolve().parent
 
 
-_NAMESPACES = ("--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child")
-
-
-@functools.cache
-def best_launcher() -> tuple[str, ...]:
-    """Return what to put in front of the worker's command to cut it off most, on this machine."""
-    unshare = shutil.which("unshare")
-    if unshare and sys.platform == "linux":
-        for who in ((), ("--user", "--map-root-user")):
-            launcher = (unshare, *who, *_NAMESPACES)
-            try:
-                with Worker(Limits(), launcher) as worker:
-                    if not worker.isolation["files"].startswith("NOT"):
-                        return launcher
-            except RuntimeError:
-                continue
-    return ()
-
-
-def _visible() -> list[Path]:
+def _visible() -> list[str]:
     """Return what the worker must read: Python, its packages, the course, what was fetched."""
-    course = Path(course_utils.__file__).resolve().parent
-    checks = Path(course_checks.__file__).resolve().parent
     paths = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
-    paths |= {course, assets.data_folder(), *(folder for folder, _ in assets.local_folders())}
-    paths |= {checks / name for name in _NO_SECRETS}
-    return sorted(paths | {path.resolve() for path in paths})
+    paths |= {Path(entry) for entry in sys.path if entry.endswith("-packages")}
+    paths |= {_COURSE, assets.data_folder()}
+    paths |= {folder for folder, _ in assets.local_folders()}
+    paths |= {_CHECKS / f"{name}.py" for name in _NO_SECRETS} | {_CHECKS / "homework.toml"}
+    paths |= {path.resolve() for path in paths}
+    return sorted({os.path.abspath(path) for path in paths if path.exists()} - {"/"})
 
 
-def _environment() -> dict[str, str]:
+def _hidden(more: Iterable[Path]) -> list[str]:
+    """Return what no worker may see, though it may lie in a folder that is visible."""
+    paths = {_CHECKS, _PACKAGE, *(path.resolve() for path in more)}
+    if (_COURSE.parent / "pyproject.toml").exists():  # a checkout, with the solved homework
+        paths.add(_COURSE.parent)
+    return sorted(map(str, paths))
+
+
+def _imports(notebooks: Iterable[Path]) -> list[str]:
+    """Return the lines with which these notebooks import packages, but for the checks."""
+    files = (json.loads(path.read_text(encoding="utf-8")) for path in notebooks)
+    sources = ("".join(cell["source"]) for file in files for cell in file["cells"])
+    parts = [part for source in sources for part in reading.parse(source)]
+    lines = dict.fromkeys(
+        ast.unparse(p) for p in parts if isinstance(p, ast.Import | ast.ImportFrom)
+    )
+    return [line for line in lines if "course_checks" not in line]
+
+
+def _environment(home: str) -> dict[str, str]:
     """Return the worker's environment: nothing of the grader's but where the assets are."""
     shared = {name: os.environ[name] for name in ("COURSE_ASSETS",) if name in os.environ}
     return shared | {
+        "HOME": home,
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "COURSE_CACHE": str(assets.cache_folder()),
@@ -272,11 +289,5 @@ def _environment() -> dict[str, str]:
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
         "TQDM_DISABLE": "1",
+        "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS would end every copy of a process
     }
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []

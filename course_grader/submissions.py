@@ -1,25 +1,21 @@
-"""What was handed in: finding the notebooks, telling which homework each is, comparing them.
+"""The notebooks among what was handed in: which homework each is, its cells, which attempt counts.
 
-Nothing here runs a student's code or even parses it as Python; notebooks are read as JSON, and
-links are not followed, so that nobody hands in somebody else's file.
+Nothing here runs a student's code or even parses it as Python; notebooks are read as JSON.
 """
 
-import builtins
-import io
+import hashlib
 import json
-import keyword
-import os
 import re
-import tokenize
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-MAX_NOTEBOOK, MAX_CELL = 50 << 20, 200_000  # bytes of a file, characters of a cell
-_SKIPPED = {"experiment", "setup"}
+from course_grader import exports
+
+MAX_CELL = 200_000  # characters
 _ANSWER, _EMPTY = "**Your answer:**", "*(write here)*"
 
 
@@ -50,15 +46,24 @@ class Assignment:
     notebook: str
     exercises: tuple[Exercise, ...]
     written: tuple[Written, ...]
-    handed_out: frozenset[str]  # ids and sources of the notebook's own code cells
+    handed_out: frozenset[str]  # sources of the notebook's own code cells
+
+    @property
+    def points(self) -> float:
+        """What the exercises are worth together."""
+        return sum(exercise.points for exercise in self.exercises)
+
+    @property
+    def written_points(self) -> float:
+        """What the written questions are worth together."""
+        return sum(question.points for question in self.written)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a notebook; ``number`` counts from 1, ``id`` is what Jupyter calls it."""
+    """A cell of a notebook; ``number`` counts from 1."""
 
     number: int
-    id: str
     is_code: bool
     source: str
     tags: frozenset[str]
@@ -69,35 +74,28 @@ class Submission:
     """One notebook of one student. ``assignment`` is None where nobody can tell which it is."""
 
     student: str
+    number: str
     file: str
     assignment: Assignment | None
     cells: tuple[Cell, ...]
+    digest: str
+    order: tuple = ()
     problem: str = ""  # why the file could not be read
+    remarks: tuple[str, ...] = ()  # what a person should know
 
-    def code(self) -> list[tuple[str, str, bool]]:
-        """Return of each cell to run its title, its source, and whether all of it is to run.
+    @property
+    def name(self) -> str:
+        """The file, or the student where there is none: another for each submission."""
+        return self.file or self.student
 
-        That is so for exercises and for cells that the student added. Of the notebook's other
-        cells, which load models and draw figures, imports and definitions are enough.
-        """
-        own = self.assignment.handed_out if self.assignment else frozenset()
-        functions = [e.function for e in self.assignment.exercises] if self.assignment else []
-        exercises = {self.cell_of(function) for function in functions}
+    def code(self) -> list[tuple[int, str, bool]]:
+        """Return of each code cell its number, its source, and whether the student wrote it."""
+        known = self.assignment.handed_out if self.assignment else frozenset()
         return [
-            (
-                f"<cell {cell.number}>",
-                python_only(cell.source),
-                cell in exercises or not {cell.id, cell.source.strip()} & own,
-            )
+            (cell.number, cell.source, _plain(cell.source) not in known)
             for cell in self.cells
-            if cell.is_code and not cell.tags & _SKIPPED
+            if cell.is_code and not ("setup" in cell.tags and _plain(cell.source) in known)
         ]
-
-    def cell_of(self, function: str) -> Cell | None:
-        """Return the last code cell that defines ``function``."""
-        pattern = re.compile(rf"^(async )?def {re.escape(function)}\b", flags=re.MULTILINE)
-        found = [cell for cell in self.cells if cell.is_code and pattern.search(cell.source)]
-        return found[-1] if found else None
 
     def answer_to(self, question: Written) -> str:
         """Return the written answer, an empty text where there is none."""
@@ -106,6 +104,10 @@ class Submission:
                 text = cell.source.partition(_ANSWER)[2] if _ANSWER in cell.source else cell.source
                 return text.replace(_EMPTY, "").strip()
         return ""
+
+
+def _plain(source: str) -> str:
+    return "\n".join(line.rstrip() for line in source.strip().splitlines())
 
 
 def read_assignments(path: Path, notebooks: Path) -> dict[str, Assignment]:
@@ -135,146 +137,138 @@ def read_assignments(path: Path, notebooks: Path) -> dict[str, Assignment]:
 def _handed_out(path: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
-    cells = [cell for cell in _cells(json.loads(path.read_text("utf-8"))) if cell.is_code]
-    return frozenset({cell.id for cell in cells} | {cell.source.strip() for cell in cells}) - {""}
+    return frozenset(_plain(cell.source) for cell in _cells(path.read_bytes())[0] if cell.is_code)
 
 
-def find_submissions(folder: Path, assignments: dict[str, Assignment]) -> list[Submission]:
-    """Return every notebook below ``folder``, by student and file name.
+def find_submissions(
+    place: Path, assignments: dict[str, Assignment], attempt: int | None = None
+) -> tuple[list[Submission], dict[str, str]]:
+    """Return what to grade, and every file that is not graded with the reason.
 
-    A student is a folder in ``folder``, or a notebook in it, whose name without the homework's is
-    the student's. A student's folder without a notebook is a submission with a problem.
+    A student is a folder, or what an export's file name says, else a notebook's name without the
+    homework's. Of several notebooks of one homework the last counts, or the ``attempt``-th. A
+    student without any notebook is a submission with a problem.
+
+    Raises:
+        ValueError: there is nothing to read.
     """
-    found = []
-    for entry in sorted(folder.iterdir()):
-        if entry.is_symlink() or entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            paths = list(_notebooks(entry))
-            found += [_read(path, entry.name, folder, assignments) for path in paths]
-            if not paths:
-                found.append(Submission(entry.name, "", None, (), "no notebook in the folder"))
-        elif entry.suffix == ".ipynb":
-            found.append(_read(entry, _student(entry.stem, assignments), folder, assignments))
-    return found
+    if attempt is not None and attempt < 1:
+        raise ValueError(f"--attempt {attempt}: attempts are counted from 1.")
+    files = [file for file in exports.read(place) if file.path]
+    skipped = {file.shown: file.problem for file in files if file.problem}
+    found: dict[tuple, list[Submission]] = defaultdict(list)
+    for file in files:
+        is_notebook = exports.is_notebook(file.path[-1]) and not file.is_extra
+        if is_notebook and "link" not in file.problem:
+            submission = _read(file, assignments)
+            key = submission.assignment.key if submission.assignment else file.path
+            found[submission.student, key].append(submission)
+            skipped.pop(file.shown, None)
+    chosen = []
+    for attempts in found.values():
+        one, others = _choose(attempts, attempt)
+        skipped |= others
+        chosen += [one] if one else []
+    students = {submission.student for submission in chosen}
+    for file in files:
+        if file.student and file.student not in students and not file.is_extra:
+            students.add(file.student)
+            none = f"no {f'attempt {attempt}' if attempt else 'notebook'} was handed in"
+            chosen.append(Submission(file.student, file.number, "", None, (), "", problem=none))
+    return sorted(chosen, key=lambda one: (one.student.casefold(), one.file)), skipped
 
 
-def _notebooks(folder: Path) -> Iterable[Path]:
-    for place, folders, names in os.walk(folder):  # does not follow links
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(place, name) for name in sorted(names)):
-            if path.suffix == ".ipynb" and not path.is_symlink() and path.is_file():
-                yield path
+def _choose(
+    attempts: list[Submission], number: int | None
+) -> tuple[Submission | None, dict[str, str]]:
+    """Return the attempt that counts, and why the others do not."""
+    attempts = sorted(attempts, key=lambda one: one.order)
+    readable = [one for one in attempts if not one.problem] or attempts
+    n = len(attempts)
+    chosen = readable[-1] if number is None else attempts[number - 1] if number <= n else None
+    instead = f"; {chosen.file} was graded" if chosen else ""
+    skipped = {
+        one.file: f"attempt {i} of {n}{instead}"
+        for i, one in enumerate(attempts, start=1)
+        if one is not chosen
+    }
+    if chosen and n > 1 and not chosen.order[0]:  # the platform does not say which is the last
+        remark = f"{n} notebooks of this homework were handed in; graded was {chosen.file}"
+        chosen = replace(chosen, remarks=(*chosen.remarks, remark))
+    return chosen, skipped
 
 
-def _student(stem: str, assignments: dict[str, Assignment]) -> str:
-    for assignment in assignments.values():
-        stem = stem.replace(Path(assignment.notebook).stem, "")
-    return re.sub(r"(?i)(?<![a-z0-9])hw\d+(?!\d)", "", stem).strip(" _-.") or "(no name)"
-
-
-def _read(path: Path, student: str, folder: Path, assignments: dict[str, Assignment]) -> Submission:
-    file = str(path.relative_to(folder))
+def _read(file: exports.File, assignments: dict[str, Assignment]) -> Submission:
+    student = file.student or _student(file.path[-1], assignments)
+    digest = hashlib.sha256(file.data).hexdigest()
     try:
-        if path.stat().st_size > MAX_NOTEBOOK:
-            raise ValueError(f"larger than {MAX_NOTEBOOK >> 20} MB")
-        cells = tuple(_cells(json.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        assignment = _assignment(path.stem, (), assignments)
-        return Submission(student, file, assignment, (), f"not a notebook: {str(error)[:200]}")
-    assignment = _assignment(path.stem, cells, assignments)
-    problem = "" if assignment else "no homework is recognised by its name or its checks"
-    return Submission(student, file, assignment, cells, problem)
+        if file.problem:
+            raise ValueError(file.problem)
+        cells, remarks = _cells(file.data)
+        problem = ""
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        cells, remarks = (), ()
+        problem = f"not a notebook: {str(error)[:200]}"
+    assignment = _assignment(f"{file.path[-1]} {file.task}", cells, assignments)
+    if not problem and not assignment:
+        problem = "no homework is recognised by its name or its checks"
+    about = (student, file.number, file.shown, assignment)
+    return Submission(*about, cells, digest, file.order, problem, remarks)
 
 
-def _cells(notebook: Any) -> Iterable[Cell]:
-    for number, cell in enumerate(notebook["cells"], start=1):
-        source = cell.get("source", "")
-        source = source if isinstance(source, str) else "".join(source)
-        tags = cell.get("metadata", {}).get("tags", [])
-        if len(source) > MAX_CELL:
-            raise ValueError(f"cell {number} has {len(source):,} characters")
-        is_code, id_ = cell["cell_type"] == "code", str(cell.get("id", ""))
-        yield Cell(number, id_, is_code, source, frozenset(map(str, tags)))
+def _student(name: str, assignments: dict[str, Assignment]) -> str:
+    stem = re.sub(r"(?i)\.ipynb.*$", "", name)
+    for assignment in assignments.values():
+        stem = stem.replace(assignment.notebook, "")
+    return re.sub(r"(?i)(?<![a-z0-9])hw[ _-]?\d+(?!\d)", "", stem).strip(" _-.") or "(no name)"
+
+
+def _cells(data: bytes) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """Return a notebook's cells, of any version of the format, and remarks on broken ones."""
+    try:
+        notebook = json.loads(data)  # UTF-8, with or without a signature, UTF-16, UTF-32
+    except UnicodeDecodeError:
+        notebook = json.loads(data.decode("cp1252", errors="replace"))
+    sheets = notebook.get("worksheets", [notebook])  # version 3 had those
+    cells, remarks = [], []
+    for number, cell in enumerate((cell for s in sheets for cell in s["cells"]), start=1):
+        try:
+            cells.append(_cell(number, cell))
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            remarks.append(f"cell {number} is broken and was left out: {str(error)[:100]}")
+    return tuple(cells), tuple(remarks)
+
+
+def _cell(number: int, cell: Any) -> Cell:
+    source = cell.get("source", cell.get("input", ""))
+    source = source if isinstance(source, str) else "".join(source)
+    tags = cell.get("metadata", {}).get("tags", [])
+    if len(source) > MAX_CELL:
+        raise ValueError(f"{len(source):,} characters")
+    source = source.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
+    return Cell(number, cell["cell_type"] == "code", source, frozenset(map(str, tags)))
 
 
 def _assignment(
-    stem: str, cells: Sequence[Cell], assignments: dict[str, Assignment]
+    name: str, cells: Iterable[Cell], assignments: dict[str, Assignment]
 ) -> Assignment | None:
-    """Tell the homework by the file's name, else by the checks that the notebook calls."""
-    for assignment in assignments.values():
-        name = rf"(?<![a-z0-9]){re.escape(assignment.key)}(?!\d)"
-        if Path(assignment.notebook).stem in stem or re.search(name, stem.lower()):
-            return assignment
+    """Tell the homework by the checks that the notebook calls, else by the file's name."""
     code = "\n".join(cell.source for cell in cells if cell.is_code)
-    called = set(re.findall(r"^(check_\w+)\(", code, flags=re.MULTILINE))
-
-    def shared(assignment: Assignment) -> int:
-        return len(called & {exercise.check for exercise in assignment.exercises})
-
-    best = max(assignments.values(), key=shared, default=None)
-    return best if best and shared(best) else None
-
-
-def python_only(source: str) -> str:
-    """Return a cell without magics and shell commands; lines keep their numbers."""
-    if source.startswith("%%") and not source.startswith(("%%time", "%%capture")):
-        return ""
-    command = re.compile(r"^([ \t]*)(?:[%!?].*|[\w.]+\?{1,2}\s*)$", flags=re.MULTILINE)
-    return command.sub(r"\1pass", source)
-
-
-# --- who handed in the same --------------------------------------------------------------------
-
-
-def fingerprint(source: str) -> str:
-    """Return the code without comments, docstrings, layout and its own names.
-
-    Names are numbered in the order in which they come, but for Python's, those of the usual
-    libraries and attributes (``.softmax``), which say what is done.
-    """
-    known = {*keyword.kwlist, *dir(builtins), "torch", "math", "np", "F", "Counter"}
-    numbers: dict[str, str] = {}
-    out, before = [], ""
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER):
-                continue
-            text = {tokenize.NEWLINE: "\n", tokenize.INDENT: "{", tokenize.DEDENT: "}"}.get(
-                token.type, token.string
-            )
-            if token.type == tokenize.STRING and before in ("", "\n", "{"):
-                text = ""  # a docstring
-            if text in ("", "\n") and before in ("", "\n", "{"):
-                continue  # a docstring, and the end of its line
-            if token.type == tokenize.NAME and before != "." and text not in known:
-                text = numbers.setdefault(text, f"name{len(numbers)}")
-            out.append(text)
-            before = text or before
-    except (tokenize.TokenError, SyntaxError, ValueError):
-        return " ".join(source.split())  # not Python: compare it as it stands
-    return " ".join(out)
-
-
-def identical(submissions: Sequence[Submission]) -> dict[str, list[str]]:
-    """Return for each file the files of other students with the same answers.
-
-    Compared are the exercises that were attempted, all of them together, and nothing else; where
-    none was, nothing is identical.
-    """
-    same: dict[tuple, list[Submission]] = defaultdict(list)
-    for submission in submissions:
-        if submission.assignment:
-            cells = [submission.cell_of(e.function) for e in submission.assignment.exercises]
-            answers = tuple(
-                fingerprint(cell.source)
-                for cell in cells
-                if cell and "raise NotImplementedError" not in cell.source
-            )
-            if answers:
-                same[submission.assignment.key, answers].append(submission)
-    return {
-        one.file: [other.file for other in group if other.student != one.student]
-        for group in same.values()
-        for one in group
+    called = set(re.findall(r"\bcheck_\w+", code))
+    shared = {
+        key: len(called & {exercise.check for exercise in assignment.exercises})
+        for key, assignment in assignments.items()
     }
+    best = [key for key, n in shared.items() if n == max(shared.values(), default=0) and n]
+    if len(best) == 1:
+        return assignments[best[0]]
+    return _by_name(name, [assignments[key] for key in best or assignments])
+
+
+def _by_name(name: str, assignments: Sequence[Assignment]) -> Assignment | None:
+    for assignment in assignments:
+        number = re.escape(assignment.key.removeprefix("hw"))
+        pattern = rf"(?<![a-z0-9])(hw|homework)[ _-]?0?{number}(?!\d)"
+        if assignment.notebook in name or re.search(pattern, name.lower()):
+            return assignment
+    return None
