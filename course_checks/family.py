@@ -22,15 +22,13 @@ def _label(ids: Tensor, inputs: Tensor, chosen: Tensor) -> Tensor:
     return ids.masked_fill(~chosen, -100)
 
 
-def _masked(
-    ends: Any = (0.15, 0.8, 0.9), label: Way = _label, dice: Way = _dice, n: Any = ()
-) -> Way:
-    """Return an answer with these ends of the dice for: chosen, masked, another word."""
+def _bert(at: Any = (0.15, 0.8, 0.9), label: Way = _label, dice: Way = _dice, n: Any = ()) -> Way:
+    """Return an answer with dice below these limits for: chosen, masked, another word."""
 
     def mask_tokens(ids: Tensor, vocab_size: int, mask_id: int, generator: Any) -> tuple:
-        chosen, die = dice(ids, generator) < ends[0], _dice(ids, generator)
+        chosen, die = dice(ids, generator) < at[0], _dice(ids, generator)
         words = torch.randint(vocab_size, n or ids.shape, generator=generator)
-        inputs = torch.where(die < ends[1], mask_id, torch.where(die < ends[2], words, ids))
+        inputs = torch.where(die < at[1], mask_id, torch.where(die < at[2], words, ids))
         inputs = torch.where(chosen, inputs, ids)
         return inputs, label(ids, inputs, chosen)
 
@@ -57,8 +55,7 @@ def _shares(answer: Way, ids: Tensor, vocab_size: int, mask_id: int, generator: 
         "the share of other places that changed": (inputs != before)[~chosen],
         "the share of different words among the random ones": words[1:] != words[:-1],
         "how much the number of labels varies": (chosen.flatten(1).sum(1) - 30).square() / 500,
-        "1 if the same seed gives the same again": run(ids, dice.manual_seed(generator))[0]
-        == inputs[0],
+        "1 if the seed decides all": run(ids, dice.manual_seed(generator))[0] == inputs[0],
     }
     return {name: each.double().mean() for name, each in shares.items()}
 
@@ -66,31 +63,24 @@ def _shares(answer: Way, ids: Tensor, vocab_size: int, mask_id: int, generator: 
 check_mask_tokens = Exercise(
     name="mask_tokens",
     task="BERT's rule: 15% of the places get a label; 80% of them are masked, 10% random.",
-    right=_masked(),
+    right=_bert(),
     use=_shares,
-    inputs=lambda seed: [
-        ((draw(10, 20, seed=seed).abs() * 300).long() + 5, 2000 + seed % 99, 3, seed)
-    ],
+    inputs=lambda seed: [((draw(10, 20, seed=seed).abs() * 300 + 5).long(), 2000, 3, seed)],
     tolerance=0.03,
     mistakes={
-        "All chosen places are masked; 10% get a random word, 10% stay.": _masked((0.15, 1, 1)),
-        "No chosen place stays as it was; 10% of them should.": _masked((0.15, 0.8, 1)),
-        "2% get a random word, not 10%: half of those not masked.": _masked((0.15, 0.8, 0.82)),
-        "You chose 85% of the places: compare the other way round.": _masked((0.85, 0.8, 0.9)),
-        "Every place has a label; those not chosen have -100.": _masked(label=lambda ids, *_: ids),
-        "The labels stand at all other places.": _masked(label=lambda x, _, c: _label(x, x, ~c)),
-        "Labels are the ids from before.": _masked(label=lambda x, y, c: _label(y, x, c)),
-        "No loss is -100; 0 is the id of a word.": _masked(label=lambda ids, _, where: ids * where),
-        "The labels are True and False; expected ids and -100.": _masked(label=lambda *a: a[2]),
-        "Chosen places that stay as they were have a label too, or the model could be careless "
-        "there.": _masked(label=lambda ids, now, _: _label(ids, ids, now != ids)),
-        "All random words of a text are one: draw one for each place.": _masked(n=(1,)),
-        "Draw from the generator; its seed decides all.": lambda *a: _masked()(*a[:3], None),
-        "Choose each place by itself; yours hang together, by one draw for all rows or a fixed "
-        "number.": (
-            _masked(dice=lambda ids, g: _dice(ids[0], g).expand(ids.shape)),
-            _masked(dice=lambda x, g: _dice(x, g).view(-1).argsort().view_as(x) / x.numel()),
-        ),
+        "All chosen places are masked; 10% get a random word, 10% stay.": _bert((0.15, 1, 1)),
+        "No chosen place stays as it was; 10% of them should.": _bert((0.15, 0.8, 1)),
+        "2% get a random word, not 10%: half of those not masked.": _bert((0.15, 0.8, 0.82)),
+        "You chose 85% of the places: compare the other way round.": _bert((0.85, 0.8, 0.9)),
+        "Every place has a label; those not chosen have -100.": _bert(label=lambda ids, *_: ids),
+        "The labels stand at all other places.": _bert(label=lambda x, _, c: _label(x, x, ~c)),
+        "Labels are the ids from before.": _bert(label=lambda x, y, c: _label(y, x, c)),
+        "No loss is -100; 0 is the id of a word.": _bert(label=lambda ids, _, where: ids * where),
+        "The labels are True and False; expected ids and -100.": _bert(label=lambda *a: a[2]),
+        "Places that stay have labels too.": _bert(label=lambda x, y, _: _label(x, x, x != y)),
+        "All random words of a text are one: draw one for each place.": _bert(n=(1,)),
+        "Draw from the generator; its seed decides all.": lambda *a: _bert()(*a[:3], None),
+        "Choose each place by itself.": _bert(dice=lambda x, g: _dice(x[0], g).expand(x.shape)),
     },
     notice="One place in 67 gets a random word: so few that the text stays readable.",
 )
@@ -98,36 +88,25 @@ check_mask_tokens = Exercise(
 # --- 2 ---------------------------------------------------------------------------------------
 
 
-def _part(mark: str, words: list) -> list:
-    return [mark, *words]
-
-
-def _closed(x: list, y: list, mark: str, words: list) -> tuple[list, list]:
-    return x, [*y, mark]
-
-
-def _open(x: list, y: list, *_: Any) -> tuple[list, list]:
-    return x, y
-
-
-def _spans(name: Way = "<{}>".format, past: int = 0, part: Way = _part, end: Way = _closed) -> Way:
-    def span_corruption(words: list, spans: list) -> tuple[list, list]:
-        inputs, targets, at = [], [], 0
-        for k, (start, stop) in enumerate(spans):
-            inputs += [*words[at:start], name(k)]
-            at = stop + past
-            targets += part(name(k), words[start:at])
-        return end(inputs + words[at:], targets, name(len(spans)), words)
-
-    return span_corruption
-
-
-def _cut_in_place(words: list, spans: list) -> tuple[list, list]:
-    target = []
+def _spans(words: list, spans: list, name: Way = "<{}>".format, past: int = 0) -> tuple:
+    inputs, targets, at = [], [], 0
     for k, (start, stop) in enumerate(spans):
-        target += [f"<{k}>", *words[start:stop]]
+        inputs += [*words[at:start], name(k)]
+        at = stop + past
+        targets += [name(k), *words[start:at]]
+    return inputs + words[at:], [*targets, name(len(spans))]
+
+
+def _then(change: Way) -> Way:
+    return lambda words, spans: change(*_spans(words, spans))
+
+
+def _cut_in_place(words: list, spans: list) -> tuple:
+    targets = []
+    for k, (start, stop) in enumerate(spans):
+        targets += [f"<{k}>", *words[start:stop]]
         words = [*words[:start], f"<{k}>", *words[stop:]]
-    return words, [*target, f"<{len(spans)}>"]
+    return words, [*targets, f"<{len(spans)}>"]
 
 
 _WORDS = ["the", "keeper", "lit", "a", "lamp", "in", "my", "old", "tower", "as", "we", "sat"]
@@ -135,34 +114,30 @@ _CUTS = (((1, 3),), ((2, 4),), ((1, 3), (5, 8)), ((0, 2), (3, 4), (6, 9)), ((2, 
 check_span_corruption = Exercise(
     name="span_corruption",
     task="The text with a sentinel for each span, and the target that says what each stands for.",
-    right=_spans(),
+    right=_spans,
     use=lambda answer, *call: as_pair(answer(*call), "the input", "the target"),
     inputs=lambda seed: [
         (random.Random(seed).sample(_WORDS, 4 + 2 * n), list(at)) for n, at in enumerate(_CUTS)
     ],
     mistakes={
-        "The sentinel that closes the target is missing.": _spans(end=_open),
-        "All spans have one sentinel; each has its own: <0>, <1>, ….": (
-            _spans(lambda k: "<0>"),
-            _spans(lambda k: "<0>", end=lambda x, y, *_: (x, [*y, f"<{x.count('<0>')}>"])),
-        ),
-        "The sentinels count from 1; the first is <0>.": _spans(lambda k: f"<{k + 1}>"),
-        "A span (start, end) ends before word `end`.": _spans(past=1),
-        "A span is one word too short: it goes up to `end - 1`.": _spans(past=-1),
-        "A whole span shares one sentinel; yours has one for each of its words, in "
-        "both.": lambda w, at: _spans()(w, [(i, i + 1) for span in at for i in range(*span)]),
+        "The sentinel that closes the target is missing.": _then(lambda x, y: (x, y[:-1])),
+        "Each span has its own sentinel.": lambda w, at: _spans(w, at, lambda k: "<0>"),
+        "The first sentinel is <0>.": lambda w, at: _spans(w, at, lambda k: f"<{k + 1}>"),
+        "A span (start, end) ends before word `end`.": lambda w, at: _spans(w, at, past=1),
+        "The words of a span share one sentinel, in the input and in the target; yours has one for "
+        "each.": lambda w, at: _spans(w, [(i, i + 1) for a, b in at for i in range(a, b)]),
         "After the first cut all later words have moved, and the next spans do not fit: cut from "
         "the end, or build new lists.": _cut_in_place,
-        "Sentinels are missing in the target.": (
-            _spans(part=lambda mark, words: words, end=_open),
-            _spans(part=lambda mark, words: words),
+        "The target lacks sentinels.": _then(lambda x, y: (x, [w for w in y if w[0] != "<"])),
+        "Sentinels come before their words.": lambda w, at: (
+            _spans(w, at)[0],
+            [v for k, (a, b) in enumerate(at) for v in (*w[a:b], f"<{k}>")],
         ),
-        "Sentinels come before their words.": _spans(part=lambda m, w: [*w, m], end=_open),
-        "The target is only what was cut out.": _spans(end=lambda x, y, m, w: (x, w)),
-        "The words after the last span are missing.": lambda w, at: _spans()(w[: at[-1][1]], at),
-        "First the input, then the target.": lambda *call: _spans()(*call)[::-1],
-        "The last sentinel is the target's.": _spans(end=lambda x, y, m, _: ([*x, m], [*y, m])),
-        "Only the first span was cut out.": lambda words, spans: _spans()(words, spans[:1]),
+        "The target is only what was cut out.": lambda w, at: (_spans(w, at)[0], w),
+        "The words after the last span are missing.": lambda w, at: _spans(w[: at[-1][1]], at),
+        "First the input, then the target.": _then(lambda x, y: (y, x)),
+        "The last sentinel is the target's alone.": _then(lambda x, y: (x + y[-1:], y)),
+        "Only the first span was cut out.": lambda w, at: _spans(w, at[:1]),
     },
     notice="Input and target together say each word once: a target is as short as what was hidden.",
 )
@@ -172,13 +147,9 @@ check_span_corruption = Exercise(
 log_s = F.logsigmoid
 
 
-def _with_gradient(answer: Way, *call: Any) -> dict[str, Any]:
-    chosen = call[0].clone().requires_grad_()
-    loss = answer(chosen, *call[1:])
-    if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
-        loss.sum().backward()
-    gradient = torch.zeros(()) if chosen.grad is None else chosen.grad
-    return {"the loss": loss, "its gradient in chosen": gradient}
+def _with_gradient(answer: Way, chosen: Tensor, *rest: Any) -> dict[str, Any]:
+    loss = answer(chosen.clone().requires_grad_(), *rest)
+    return {"the loss": loss, "1 if it has a gradient": 1.0 * getattr(loss, "requires_grad", 0)}
 
 
 check_dpo_loss = Exercise(
@@ -189,30 +160,26 @@ check_dpo_loss = Exercise(
     ),
     use=_with_gradient,
     inputs=lambda seed: [
-        (*(-size * (draw(4, seed=seed + n).abs() + 0.2)).round(decimals=1), beta)
-        for n, (size, beta) in enumerate(((2, 0.5), (5, 0.1), (10, 0.3), (3, 2.0)))
+        (*(-k * (draw(4, seed=seed + k).abs() + 0.2)).round(decimals=1), 1 / k)
+        for k in (2, 5, 9, 3)
     ],
     mistakes={
-        "The log of σ is missing: −σ.": lambda c, r, rc, rr, b: -(b * (c - r - rc + rr)).sigmoid(),
-        "The log of σ is missing: 1 − σ.": lambda c, r, rc, rr, b: (
-            b * (r - c + rc - rr)
-        ).sigmoid(),
+        "The log is missing: −σ.": lambda c, r, rc, rr, b: -(b * (c - r - rc + rr)).sigmoid(),
+        "The log is missing: 1 − σ.": lambda c, r, rc, rr, b: (b * (r - c + rc - rr)).sigmoid(),
         "The minus is missing: −log σ(…).": lambda c, r, rc, rr, b: log_s(b * (c - r - rc + rr)),
         "log σ is missing: −log σ(…).": lambda c, r, rc, rr, b: -b * (c - r - rc + rr),
         "The reference is not used.": lambda c, r, rc, rr, b: -log_s(b * (c - r)),
         "The reference is subtracted.": lambda c, r, rc, rr, b: -log_s(b * (c - r + rc - rr)),
         "Brackets: − (rejected − ref_rejected).": lambda c, r, x, y, b: -log_s(b * (c - x - r - y)),
         "Chosen and rejected are exchanged.": lambda c, r, rc, rr, b: -log_s(b * (r - rr - c + rc)),
-        "These are logarithms: that of a ratio is a difference, not a quotient.": (
-            lambda c, r, rc, rr, b: -log_s(b * (c / rc - r / rr)),
-            lambda c, r, rc, rr, b: -log_s(b * ((c / rc).log() - (r / rr).log())),
-        ),
-        "No exp.": lambda c, r, rc, rr, b: -log_s(b * ((c - rc).exp() - (r - rr).exp())),
+        "log(a / b) = log a − log b.": lambda c, r, rc, rr, b: -log_s(b * (c / rc - r / rr)),
+        "Logs already: no log.": lambda c, r, x, y, b: -log_s(b * ((c / x).log() - (r / y).log())),
+        "Leave out exp.": lambda c, r, rc, rr, b: -log_s(b * ((c - rc).exp() - (r - rr).exp())),
         "beta belongs inside the sigmoid.": lambda c, r, rc, rr, b: -b * log_s(c - r - rc + rr),
         "beta is not used.": lambda c, r, rc, rr, b: -log_s(c - r - rc + rr),
         "You divided by beta; multiply.": lambda c, r, rc, rr, b: -log_s((c - r - rc + rr) / b),
         "The value is right, but without a gradient nothing is learned: use torch's functions, not "
-        "float(), .item() or math.": lambda c, r, rc, rr, b: -log_s(b * (c - r - rc + rr)).item(),
+        "float(), .item() or math.": lambda c, r, x, y, b: -log_s(b * (c - r - x + y)).item(),
     },
     notice="A pair on which the model agrees with its reference costs log 2, whatever it says.",
 )
@@ -230,26 +197,23 @@ def _f1(mean: Way = lambda p, r: 2 * p * r / (p + r), one: int = 1, none: Any = 
     return f1
 
 
-def _equal(labels: list[int], predictions: list[int]) -> int:
+def _same(labels: list[int], predictions: list[int]) -> int:
     return sum(y == p for y, p in zip(labels, predictions, strict=True))
 
 
+#: How many 1s are found, 0s left out, 0s taken for 1, 1s missed.
+_FOUND = ((3, 4, 2, 1), (4, 3, 1, 2), (2, 1, 1, 3), (1, 4, 5, 2), (0, 1, 1, 1), (0, 1, 0, 2))
 check_f1 = Exercise(
     name="f1",
     task="The F1 of class 1, 2pr / (p + r); 0 where no 1 was found.",
     right=_f1(),
     inputs=lambda seed: [
         ([1] * hit + [0] * (no + more) + [1] * less, [1] * hit + [0] * no + [1] * more + [0] * less)
-        for hit, no, more, less in (
-            *((3, 4, 2, 1), (4, 3 + seed % 9, 1, 2), (2, 1, 1, 3), (1, 4, 5, 2)),
-            *((0, 1, 1, 1), (0, 1, 0, 2)),
-        )
+        for hit, no, more, less in [(3, 2 + seed % 99, 1, 4), *_FOUND]
     ],
     mistakes={
-        "That is the accuracy, which counts class 0 as well.": lambda y, p: _equal(y, p) / len(y),
-        "A 0 that was called 0 is no hit.": (
-            lambda y, p: 2 * _equal(y, p) / (sum(y) + sum(p)) if sum(y) * sum(p) else 0.0
-        ),
+        "That is the accuracy, which counts class 0 as well.": lambda y, p: _same(y, p) / len(y),
+        "A 0 called 0 is no hit.": lambda y, p: 2 * _same(y, p) / (sum(y) + sum(p)) * (1 in p),
         "That is the precision alone.": _f1(lambda p, r: p),
         "That is the recall alone.": _f1(lambda p, r: r),
         "That is the plain average; F1 is the harmonic mean.": _f1(lambda p, r: (p + r) / 2),
@@ -278,30 +242,25 @@ def _cut(*order: int) -> Way:
     return patchify
 
 
+_IMAGES = ((1, 4, 4, 2), (2, 4, 6, 2), (2, 9, 6, 3), (3, 6, 6, 3), (2, 6, 3, 1))
 check_patchify = Exercise(
     name="patchify",
     task="Squares of an image as a sequence, row by row: (B, H, W) -> (B, n, size * size).",
     right=_cut(),
     inputs=lambda seed: [
-        (torch.arange(1.0 * B * H * W).view(B, H, W) + seed % 999, size)
-        for B, H, W, size in ((1, 4, 4, 2), (2, 4, 6, 2), (2, 9, 6, 3), (3, 6, 6, 3), (2, 6, 3, 1))
+        (torch.arange(B * H * W).view(B, H, W) + seed % 999.0, s) for B, H, W, s in _IMAGES
     ],
     shape="(B, n, size * size)",
     mistakes={
-        "You reshaped without moving axes: a patch now holds a strip of one row, not a square. "
-        "First view it as (B, H/size, size, W/size, size).": _cut(0, 1, 2, 3, 4),
+        "You reshaped without moving axes: a patch holds a strip of a row.": _cut(0, 1, 2, 3, 4),
         "The patches run down the columns; they should run along the rows.": _cut(0, 3, 1, 2, 4),
         "The pixels inside each patch run down its columns.": _cut(0, 1, 3, 4, 2),
-        "Patches and pixels run down the columns; read along the rows.": _cut(0, 3, 1, 4, 2),
         "A patch holds neighbours; yours has every n-th pixel.": _cut(0, 2, 4, 1, 3),
-        "This is (B, size * size, n): transpose(1, 2).": lambda x, s: _cut()(x, s).mT,
         "Patches come after the batch: stack(…, dim=1).": lambda x, s: _cut()(x, s).transpose(0, 1),
-        "The patches overlap: the next one begins size pixels further on, so take steps of size "
-        "pixels.": lambda x, s: x.unfold(1, s, 1).unfold(2, s, 1).reshape(len(x), -1, s * s),
+        "The patches overlap: the next one begins size pixels further on, not one: count in "
+        "steps of size.": lambda x, s: x.unfold(1, s, 1).unfold(2, s, 1).reshape(len(x), -1, s * s),
         "The last row and column of patches is missing.": lambda x, s: _cut()(x[:, :-s, :-s], s),
-        "Only the first image was cut.": lambda x, s: _cut()(x, s)[0],
-        "Right for square images only: there are (H / size) · (W / size) patches, not (H / size)² "
-        "of them.": lambda x, s: _cut()(x.view(len(x), x.shape[1], x.shape[1]), s),
+        "Right for square images only.": lambda x, s: _cut()(x.view(len(x), *x.shape[1:2] * 2), s),
         "size is fixed in your function: use the argument.": lambda x, s: _cut()(x, 2),
     },
     notice="Every square of pixels is a token now; the transformer needs nothing else to change.",

@@ -32,11 +32,8 @@ _PARTS = {
     "wpe, the position table, n_positions x C": lambda L, C, V, P: P * C,
     "ln_f, the final norm, C scales and C shifts": lambda L, C, *_: 2 * C,
     "one of the two norms of each block": lambda L, C, *_: 2 * L * C,
-    "both norms of each block, 2C numbers each": lambda L, C, *_: 4 * L * C,
-    "all norms: two in each block and ln_f": lambda L, C, *_: (4 * L + 2) * C,
     "the shifts of the norms; each has C scales and C shifts": lambda L, C, *_: (2 * L + 1) * C,
     "the biases of a block's four layers, 3C, C, 4C and C": lambda L, C, *_: 9 * L * C,
-    "all biases, also the shifts of the norms": lambda L, C, *_: (11 * L + 1) * C,
     "all biases and norms": lambda L, C, *_: (13 * L + 2) * C,
     "biases of mlp.c_fc: it has 4C outputs, and so 4C biases": lambda L, C, *_: 3 * L * C,
     "attn.c_proj, attention's output projection, C to C": lambda L, C, *_: L * (C * C + C),
@@ -78,30 +75,23 @@ def _norm(
     return layer_norm
 
 
+_NORMS = ((3, 1e-5, 3), (3, 1e-5, 2, 5, 6), (3, 0.5, 2, 4, 4), (0.001, 1e-5, 3, 2, 7))
 check_layer_norm = Exercise(
     name="layer_norm",
     task="Each position less its mean, over √(variance + eps), times weight, plus bias.",
     right=_norm(),
     inputs=lambda seed: [
         (size * (draw(*x, seed=seed) + 1), *(draw(x[-1], seed=seed + n) for n in (1, 2)), eps)
-        for *x, size, eps in (
-            *((3, 3, 1e-5), (2, 5, 6, 3, 1e-5), (4, 3, 5, 3, 1e-5), (2, 4, 4, 3, 1e-5)),
-            *((3, 2, 7, 3, 1e-5), (2, 3, 4, 3, 0.5), (2, 3, 5, 0.001, 1e-5)),
-        )
+        for size, eps, *x in _NORMS
     ],
     shape="(..., C)",
     mistakes={
         "You divided by C - 1, torch's default; layer norm divides by C.": _norm(correction=1),
-        "You normalised over tokens or texts. Layer norm works inside one position, over its "
-        "channels: dim=-1.": tuple(map(_norm, (-2, 1, 0, (0, 1)))),
-        "You normalised over many positions at once. Each has a mean and a variance of its own: "
-        "dim=-1.": tuple(map(_norm, (None, (-2, -1)))),
-        "A mean or variance lost its dimension and does not fit x: keepdim=True.": _norm(
-            keep=False
-        ),
+        "Layer norm works inside one position, over its channels, dim=-1, not over tokens, texts "
+        "or all.": tuple(map(_norm, (-2, 1, 0, (0, 1), (-2, -1), None))),
+        "A mean lost its dimension and no longer fits x: keepdim=True.": _norm(keep=False),
         "The mean was not subtracted.": _norm(of=lambda x, m, s: x / s),
         "This is RMS norm: subtract the mean.": _norm(of=lambda x, m, s: x / (m**2 + s**2).sqrt()),
-        "The division by the spread is missing.": _norm(of=lambda x, m, s: x - m),
         "Brackets: (x - mean) / spread.": _norm(of=lambda x, m, s: x - m / s),
         "You divided by the variance; take its root.": _norm(below=lambda v, eps: v + eps),
         "Add eps to the variance, then take the root.": _norm(below=lambda v, eps: v.sqrt() + eps),
@@ -109,7 +99,6 @@ check_layer_norm = Exercise(
         "Your eps is a fixed 1e-5; use the argument.": _norm(below=lambda v, _: (v + 1e-5).sqrt()),
         "Not scaled and shifted: times weight, plus bias.": _norm(end=lambda y, w, b: y),
         "Scaled, but not shifted: add bias.": _norm(end=lambda y, w, b: y * w),
-        "Shifted, but not scaled: multiply by weight.": _norm(end=lambda y, w, b: y + b),
         "First scale, then shift: bias is not multiplied.": _norm(end=lambda y, w, b: (y + b) * w),
     },
     notice="Mean and spread of a position are gone: the pattern of its channels is left.",
@@ -147,7 +136,6 @@ check_mlp = Exercise(
     mistakes={
         "This is the exact GELU; GPT-2 was trained with the tanh form.": _mlp(F.gelu),
         "This is ReLU; GPT-2 has GELU (tanh form).": _mlp(F.relu),
-        "This is SiLU, x·σ(x); GPT-2 has GELU (tanh form).": _mlp(F.silu),
         "x·σ(1.702x) is not GELU's tanh form.": _mlp(lambda x: x * (1.702 * x).sigmoid()),
         "The activation between the layers is missing.": _mlp(lambda x: x),
         "GELU belongs between the layers.": _mlp(lambda x: x, lambda y, x: _gelu(y)),
@@ -155,21 +143,17 @@ check_mlp = Exercise(
         "The first bias is missing.": _mlp(one=0),
         "The second bias is missing.": _mlp(two=0),
         "Both biases are missing.": _mlp(one=0, two=0),
-        "GPT-2 stores its matrices as (in, out): x @ weight, without a transpose, and no "
-        "F.linear.": lambda x, fc, b, proj, c: _mlp()(x, fc.T, b, proj.T, c),
+        "Matrices are (in, out): no transpose.": lambda x, f, b, p, c: _mlp()(x, f.T, b, p.T, c),
         "x was added: that is the block's work, not the MLP's.": _mlp(after=lambda y, x: y + x),
         "The norm is the block's work.": lambda x, *w: _mlp()(F.layer_norm(x, x.shape[-1:]), *w),
         "In your GELU the power is not 3.": tuple(_mlp(partial(_gelu, cube=n)) for n in (1, 2)),
-        "In your GELU the factor √(2/π) is missing, or another one: it is the root of the quotient "
-        "2/π.": tuple(
-            _mlp(partial(_gelu, root=r)) for r in (1, 2 / math.pi, math.sqrt(2 * math.pi))
-        ),
+        "In your GELU √(2/π), the root of a quotient, is missing, or another number stands in its "
+        "place.": tuple(_mlp(partial(_gelu, root=f)) for f in (1, ROOT**2, math.pi * ROOT)),
         "In your GELU the constant is not 0.044715.": _mlp(partial(_gelu, by=0.44715)),
         "Brackets: √(2/π) multiplies the cube too.": _mlp(partial(_gelu, by=0.044715 / ROOT)),
-        "In your GELU the factor ½ is missing.": _mlp(lambda x: 2 * _gelu(x)),
+        "GELU's factor ½ is missing.": _mlp(lambda x: 2 * _gelu(x)),
     },
-    notice="The exact GELU differs by less than 0.001 in each hidden number: too little to see in "
-    "a text, enough for a comparison to catch.",
+    notice="The exact GELU differs by less than 0.001: a comparison sees it, a text hardly does.",
 )
 
 # --- 4 ---------------------------------------------------------------------------------------
@@ -198,24 +182,14 @@ check_top_next = Exercise(
         "These are logarithms: softmax, not log_softmax.": _top(lambda z: z.log_softmax(-1)),
         "The softmax came after the choice, so the k probabilities sum to 1, as if no other token "
         "could come.": lambda z, k: (_top()(z, k)[0], z[:, -1].topk(k).values.softmax(-1)),
-        "Logits are no shares: softmax, no division by their sum.": (
-            *_both(lambda z: z / z.sum(-1, True)),
-            lambda z, k: (
-                _top()(z, k)[0],
-                (best := _top(lambda z: z)(z, k)[1]) / best.sum(-1, True),
-            ),
-        ),
+        "Logits divided by their sum are no probabilities; those are a softmax of all logits in a "
+        "row.": lambda z, k: (_top()(z, k)[0], (b := z[:, -1].topk(k).values) / b.sum(-1, True)),
         "The softmax runs over the positions: dim=-1.": _both(lambda z: z.softmax(1)),
         "The softmax runs over the texts of the batch: dim=-1.": _both(lambda z: z.softmax(0)),
         "You took the first position; the last predicts the next token.": _top(row=0),
-        "You took the last position but one; the last predicts the next token.": _top(row=-2),
-        "There is a list for every position; only the last one predicts the token that comes next: "
-        "logits[:, -1].": lambda z, k: z.softmax(-1).topk(k)[::-1],
-        "logits[-1] is the last text; logits[:, -1] is the last position of every text in the "
-        "batch.": lambda z, k: z[-1].softmax(-1).topk(k)[::-1],
-        "Only one text of the batch was read; expected a row for each.": tuple(
-            lambda z, k, n=n: z[n, -1].softmax(-1).topk(k)[::-1] for n in (0, -1)
-        ),
+        "Only the last position counts: logits[:, -1].": lambda z, k: z.softmax(-1).topk(k)[::-1],
+        "logits[-1] is the last text: logits[:, -1].": lambda z, k: z[-1].softmax(-1).topk(k)[::-1],
+        "Expected a row for each text.": lambda z, k: z[0, -1].softmax(-1).topk(k)[::-1],
         "These are the least likely tokens.": _top(largest=False),
         "The likeliest comes first.": lambda z, k: [part.flip(-1) for part in _top()(z, k)],
         "First the ids, then their probabilities.": lambda z, k: _top()(z, k)[::-1],

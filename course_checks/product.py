@@ -28,40 +28,25 @@ def _each(change: Way) -> Way:
     return lambda *call: [change(*window, *call) for window in _windows(*call)]
 
 
-def _window_inputs(seed: int) -> list[tuple]:
-    calls, dice = [(10, 4, 2)], random.Random(seed)
-    for missing in (0, 1, 2, 1):
-        size = dice.randint(6, 9)
-        stride = dice.randint(3, size // 2)
-        calls.append((size + dice.randint(2, 4) * stride - missing, size, stride))
-    return [*calls, (3 + seed % 5, 9, 4), (6, 6, 3), (9, 5, 4)]
-
-
+_CALLS = ((10, 4, 2), (17, 9, 4), (20, 8, 3), (12, 6, 4), (5, 9, 4), (9, 5, 4))
 check_windows = Exercise(
     name="windows",
     task="Overlapping windows (start, end, n_scored); each token but the first is scored once.",
     right=_windows,
-    inputs=_window_inputs,
+    inputs=lambda seed: [(n + stride * (seed % 9), size, stride) for n, size, stride in _CALLS],
     mistakes={
         "The first token of the text has nothing before it, so it cannot be predicted: the first "
         "window scores one less.": _each(lambda a, b, k, *_: (a, b, k + (a == 0))),
-        "A window scores only what lies beyond the end of the one before.": (
-            _each(lambda a, b, k, *_: (a, b, b - a)),
-            _each(lambda a, b, k, *_: (a, b, b - a - 1)),
-            _each(lambda a, b, k, *_: (a, b, b - a - (a == 0))),
-        ),
+        "A window scores only what is new, not all.": _each(lambda a, b, k, *_: (a, b, b - a)),
+        "You scored all but one of each window.": _each(lambda a, b, k, *_: (a, b, b - a - 1)),
+        "Later windows score what is new.": _each(lambda a, b, k, *_: (a, b, b - a if a else k)),
         "Only the first window spares a token.": _each(lambda a, b, k, *_: (a, b, k - (a > 0))),
         "The first window scores all but one token.": _each(lambda a, b, k, n, s, d: (a, b, d)),
-        "A shorter last window scores fewer.": _each(
-            lambda a, b, k, n, s, d: (a, b, d if a else k)
-        ),
-        "You scored what overlaps, not what is new: what lies beyond the end of the window "
-        "before.": _each(lambda a, b, k, n, s, d: (a, b, b - a - d if a else k)),
+        "A shorter last window scores fewer.": _each(lambda a, b, k, *c: (a, b, c[2] if a else k)),
+        "You scored what overlaps.": _each(lambda a, b, k, n, s, d: (a, b, b - a - d if a else k)),
         "Windows start stride tokens apart, not size.": lambda n, size, _: _windows(n, size, size),
-        "The end of the text is missing: the last window may be shorter, and counts.": (
-            lambda n, size, d: [w for w in _windows(n, size, d) if w[1] - w[0] == size],
-            lambda *call: _windows(*call)[:-1],
-        ),
+        "The end of the text is missing: the last window may be shorter, and counts as any "
+        "other.": lambda n, size, d: [w for w in _windows(n, size, d) if w[1] - w[0] == size],
         "The first window that reaches the end of the text is the last.": lambda n, size, d: (
             _windows(n, size, d) + [(a, n, 0) for a in range(d * len(_windows(n, size, d)), n, d)]
         ),
@@ -69,8 +54,7 @@ check_windows = Exercise(
         "The last window is shorter, not moved back to be as long as all others: it starts stride "
         "later too.": _each(lambda a, b, k, n, size, _: (min(a, max(0, n - size)), b, k)),
         "end is one past the last token.": _each(lambda a, b, k, *_: (a, b - 1, k)),
-        "Each window is (start, end, n_scored).": _each(lambda a, b, k, *_: (a, b)),
-        "n_scored is a number, no list.": _each(lambda a, b, k, *_: (a, b, [*range(b - k, b)])),
+        "The last window is missing.": lambda *call: _windows(*call)[:-1],
     },
     notice="Each token is scored once, whatever the stride; that decides how much context it has.",
 )
@@ -86,11 +70,7 @@ def _hits(mine: list, theirs: list) -> int:
     return (Counter(mine) & Counter(theirs)).total()
 
 
-def _all(mine: list, theirs: list, words: list) -> int:
-    return len(mine)
-
-
-def _share(hits: Way = _hits, over: Way = _all, grams: Way = _grams) -> Way:
+def _share(hits: Way = _hits, over: Way = lambda mine, *_: len(mine), grams: Way = _grams) -> Way:
     def ngram_precision(candidate: list[str], reference: list[str], n: int) -> float:
         mine, theirs = grams(candidate, n), grams(reference, n)
         return hits(mine, theirs) / over(mine, theirs, candidate) if mine else 0.0
@@ -102,8 +82,8 @@ def _texts(seed: int) -> list[tuple]:
     dice, words = random.Random(seed), ["a", "ah", "ha", "the"]
     sizes = ((3, 6, 1), (6, 8, 1), (8, 9, 2), (9, 12, 2), (12, 9, 2), (14, 16, 3))
     calls = [(dice.choices(words, k=k), dice.choices(words, k=m), n) for k, m, n in sizes]
-    calls += [(["a", "ha", "the"], ["ah", "a", "the", "a"], 2)]
-    return [*calls, (["the", "ha"], ["the", "ha"] * 2, 1), (["the"], ["the", "ha"], 2)]
+    texts = (("a a a ha ah", "a a ah", 1), ("a ha the", "ah a the a", 2), ("a", "the ha", 2))
+    return calls + [(mine.split(), theirs.split(), n) for mine, theirs, n in texts]
 
 
 check_ngram_precision = Exercise(
@@ -119,17 +99,14 @@ check_ngram_precision = Exercise(
             _share(lambda x, y: len({*x} & {*y})),
         ),
         "Recall divides by the n-grams of the reference.": _share(over=lambda x, y, _: len(y) or 1),
-        "N words have N - n + 1 n-grams: divide by that.": _share(
-            over=lambda x, y, words: len(words)
-        ),
+        "N words have N - n + 1 n-grams: divide by that.": _share(over=lambda x, y, w: len(w)),
         "Divide the matches by the number of n-grams.": _share(over=lambda *_: 1),
         "The last n-gram is missing.": _share(grams=lambda words, n: _grams(words[:-1], n)),
         "n is not used: these are single words.": _share(grams=lambda words, n: _grams(words, 1)),
-        "Your n-grams are one word too long.": _share(grams=lambda words, n: _grams(words, n + 1)),
         "Joined without a separator, `a ha` and `ah a` are the same: make them tuples, not "
         "strings.": _share(grams=lambda words, n: ["".join(g) for g in _grams(words, n)]),
         "Matches may stand anywhere.": _share(lambda x, y: sum(map(tuple.__eq__, x, y))),
-        "One n, no mean.": lambda x, y, n: sum(_share()(x, y, k) for k in range(1, n + 1)) / n,
+        "One n, not a mean.": lambda x, y, n: sum(_share()(x, y, k) for k in range(1, n + 1)) / n,
         "A candidate shorter than n words has no n-grams, and you divided by 0: return 0 for "
         "it.": lambda x, y, n: _hits(_grams(x, n), _grams(y, n)) / len(_grams(x, n)),
     },
@@ -145,6 +122,10 @@ def _most(weight: Tensor, dim: int = 1) -> Tensor:
 
 def _pair(q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(torch.int8), scale
+
+
+def _clamped(q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _pair(q.clamp(-128, 127), scale)
 
 
 def _int8(steps: int = 127, size: Way = _most, whole: Way = torch.round, end: Way = _pair) -> Way:
@@ -170,14 +151,14 @@ check_quantize_int8 = Exercise(
         (draw(len(sizes), n, seed=seed) * torch.tensor(sizes)[:, None],) for n, sizes in _ROWS
     ],
     mistakes={
-        "One scale for the whole matrix; each row needs its own, or one large row costs all others "
-        "their digits.": _int8(size=lambda w: w.abs().max().expand(len(w), 1)),
-        "Each column has a scale; expected one for each row.": _int8(size=lambda w: _most(w, 0)),
-        "int8 ends at 127 and the steps begin at 0: divide by 127, not by 128 or 255.": (
-            *map(_int8, (128, 255)),
-            _int8(128, end=lambda q, scale: _pair(q.clamp(-128, 127), scale)),
+        "The matrix has one scale; expected one for each row.": tuple(
+            _int8(size=lambda w, to=to: w.abs().max().expand(len(w), 1)[to]) for to in ((0, 0), ...)
         ),
-        "abs() is missing.": _int8(size=lambda w: w.amax(1, keepdim=True)),
+        "Each column has a scale; expected one for each row.": _int8(size=lambda w: _most(w, 0)),
+        "int8 ends at 127: divide by it, not by 128 or 255.": (
+            *(_int8(n, end=end) for n in (128, 255) for end in (_pair, _clamped)),
+        ),
+        "abs() is missing: the largest may be negative.": _int8(size=lambda w: w.amax(1, True)),
         "Round before to(torch.int8), which cuts off.": _int8(whole=torch.trunc),
         "q is not int8: to(torch.int8).": _int8(end=lambda q, scale: (q, scale)),
         "q is multiplied by scale already.": _int8(end=lambda q, scale: (q * scale, scale)),
@@ -215,9 +196,8 @@ check_magnitude_mask = Exercise(
         "You took out the largest weights; the smallest matter least.": _mask(lambda w: -w.abs()),
         "True and False are exchanged.": _mask(end=lambda w, mask: ~mask),
         "share is what goes, not what stays.": lambda w, share: _mask()(w, 1 - share),
-        "The smallest of all weights go, not of each row: rows share one limit.": lambda w, share: (
-            torch.stack([_mask()(row, share) for row in w])
-        ),
+        "The smallest of all weights go, not of each row: the rows share one limit, and may lose "
+        "unequally.": lambda w, share: torch.stack([_mask()(row, share) for row in w]),
         "int() cuts off: round(share * weights) go.": _mask(count=int),
         "One weight too many goes.": _mask(count=lambda n: round(n) + 1),
         "A quantile may take one more.": lambda w, share: w.abs() >= w.abs().quantile(share),
@@ -251,13 +231,9 @@ check_merge_lora = Exercise(
         "You multiplied by alpha; the scale is alpha / r.": _merge(lambda alpha, A, B: alpha),
         "The scale alpha / r is missing.": _merge(lambda alpha, A, B: 1),
         "alpha is not used: the scale is alpha / r.": _merge(lambda alpha, A, B: 1 / len(A)),
-        "r is A.shape[0], the narrow one, not `in`.": _merge(
-            lambda alpha, A, B: alpha / A.shape[1]
-        ),
+        "r is A.shape[0], the narrow one, not `in`.": _merge(lambda a, A, B: a / A.shape[1]),
         "r is B.shape[1], the narrow one, not `out`.": _merge(lambda alpha, A, B: alpha / len(B)),
-        "The scale is alpha / r, without a root.": _merge(
-            lambda alpha, A, B: alpha / len(A) ** 0.5
-        ),
+        "The scale is alpha / r, without a root.": _merge(lambda a, A, B: a / len(A) ** 0.5),
         "The scale is upside down: alpha / r.": _merge(lambda alpha, A, B: len(A) / alpha),
         "r is fixed: A.shape[0].": tuple(_merge(lambda a, A, B, r=r: a / r) for r in (4, 8, 16)),
         "A and B are exchanged: B @ A, (out, r) times (r, in).": _merge(change=lambda A, B: A @ B),

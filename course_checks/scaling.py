@@ -1,7 +1,5 @@
 """Exercises of chapter 11: averaging over workers, all-reduce, memory on a GPU, the best size."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -28,31 +26,21 @@ check_average_gradients = Exercise(
     ],
     shape="(P,)",
     mistakes={
-        "The plain mean: a share of 1 weighs as much as one of 6.": _mean(
-            lambda n: 0 * n + 1 / len(n)
-        ),
-        "A sum: weigh by the sizes, divide by all examples.": _mean(torch.ones_like),
+        "The plain mean: a share of 1 weighs as much as one of 6.": lambda g, n: g.mean(0),
+        "A sum: weigh by the sizes, divide by all examples.": lambda g, n: g.sum(0),
+        "Multiply each gradient by its size before you divide.": lambda g, n: g.sum(0) / sum(n),
         "Weighed by the sizes, but not divided by the number of all examples.": _mean(lambda n: n),
         "You divided by the number of workers, not of all examples.": _mean(lambda n: n / len(n)),
-        "A large share must count more, not less.": (
-            *map(_mean, (lambda n: 1 / n, lambda n: 1 / n / (1 / n).sum())),
-        ),
-        "The weights are size / all examples; yours are others.": (
-            *map(
-                _mean,
-                (lambda n: n / n.max(), lambda n: n.softmax(0), lambda n: 1 / n.sum() + 0 * n),
-            ),
-        ),
-        "`//` cuts off; divide with `/`.": lambda g, n: (
-            g * torch.tensor(n)[:, None] // sum(n)
-        ).sum(0),
+        "You divided by the largest share, not by all examples.": _mean(lambda n: n / n.max()),
+        "The weights are size / all examples, no softmax.": _mean(lambda n: n.softmax(0)),
+        "You divided by the sizes: a large share must count more.": _mean(lambda n: 1 / n),
+        "A large share must count more.": _mean(lambda n: 1 / n / (1 / n).sum()),
+        "`//` cuts off: write `/`.": lambda g, n: (g * torch.tensor(n)[:, None] // sum(n)).sum(0),
         "Only one worker's gradient counts.": (lambda g, n: g[0], lambda g, n: g[n.index(max(n))]),
-        "The sizes were multiplied along the parameters; sizes[:, None] has a row for each worker's "
-        "gradient.": lambda g, n: (g * torch.tensor(n)).sum(0) / sum(n),
+        "The sizes were multiplied along the parameters; sizes[:, None] has a row for each "
+        "worker.": lambda g, n: (g * torch.tensor(n)).sum(0) / sum(n),
         "The sum over the workers is missing.": _mean(total=lambda g: g),
-        "Sum over the workers only, dim=0.": tuple(
-            _mean(total=total) for total in (torch.sum, lambda g: g.sum(1), lambda g: g.mean(1))
-        ),
+        "Sum over the workers, dim=0.": (_mean(total=torch.sum), _mean(total=lambda g: g.sum(1))),
     },
     notice="The workers together take the step that one would have taken with all examples.",
 )
@@ -71,7 +59,6 @@ check_all_reduce_bytes = Exercise(
         "There are n - 1 moves in a round, not n: its own piece nobody sends.": lambda b, n: 2 * b,
         "A round has n - 1 moves, not n - 2.": lambda b, n: 2 * (n - 2) * b / n if n > 1 else 0,
         "A round has n - 1 moves, not n + 1.": lambda b, n: 2 * (n + 1) * b / n,
-        "A round has n - 1 moves, no log2(n).": lambda b, n: b * math.log2(n),
         "That is one move in each round; there are n - 1.": lambda b, n: 2 * b / n,
         "That is one move; there are n - 1 in each of two rounds.": lambda b, n: b / n,
         "One move carries a piece, n_bytes / n, not everything.": lambda b, n: 2 * (n - 1) * b,
@@ -102,22 +89,17 @@ check_bytes_per_gpu = Exercise(
     name="bytes_per_gpu",
     task="16 bytes a parameter, of which the stages share out 12, 14 and 16 among the GPUs.",
     right=_kept(),
-    inputs=lambda seed: [
-        (1200 + 60 * (seed % 99), n, stage)
-        for n, stage in ((5, 0), (5, 1), (4, 2), (4, 3), (8, 1), (8, 3))
-    ],
+    inputs=lambda seed: [(1200 + 60 * (seed % 99), 4 + k, k) for k in (0, 1, 2, 3)],
     mistakes={
-        "The optimizer has 12 bytes.": tuple(_kept(sizes=(n, 2, 2)) for n in (0, 4, 8)),
+        "The optimizer has 12 bytes: 3 x 4.": tuple(_kept(sizes=(n, 2, 2)) for n in (0, 4, 8)),
         "The gradient has 2 bytes a parameter.": tuple(_kept(sizes=(12, n, 2)) for n in (0, 4)),
         "The weights have 2 bytes a parameter.": tuple(_kept(sizes=(12, 2, n)) for n in (0, 4)),
         "stage is not used: everything is always shared out.": _kept(0, 0, 0),
         "stage is not used: nothing is ever shared out.": _kept(9, 9, 9),
         "At stage 1 only the optimizer is shared out, at stage 2 the gradient too.": _kept(1, 1, 1),
-        "A stage adds to those before it.": lambda N, n, s: (
-            N * (16 + (1 / n - 1) * (0, 12, 2, 2)[s])
-        ),
+        "A stage shares out what the stages before it do, and one part more; yours shares out one "
+        "part.": lambda N, n, s: N * (16 + (1 / n - 1) * (0, 12, 2, 2)[s]),
         "Each part is shared out one stage too late.": _kept(2, 3, 4),
-        "Each part is shared out one stage too early.": _kept(0, 1, 2),
         "The order is optimizer, gradient, weights, not the other way round.": _kept(3, 2, 1),
         "At stage 3 the weights are shared out as well.": _kept(1, 2, 4),
         "What is shared out does not vanish: 1 / n of it stays.": _kept(left=lambda n: 0),
@@ -130,13 +112,9 @@ check_bytes_per_gpu = Exercise(
 # --- 4 ---------------------------------------------------------------------------------------
 
 
-def _sum(a: float, b: float) -> float:
-    return 1 / (a + b)
-
-
 def _best(
     top: Way = lambda A, a, B, b: a * A / (b * B),
-    root: Way = _sum,
+    root: Way = lambda a, b: 1 / (a + b),
     power: Way = lambda a, b: b / (a + b),
     per: float = 6,
 ) -> Way:
@@ -145,14 +123,12 @@ def _best(
     )
 
 
+_LAWS = ((400, 0.3, 900, 0.4, 6e12), (300, 0.5, 200, 0.25, 3e15), (2, 0.4, 1, 0.6, 6e4))
 check_best_size = Exercise(
     name="best_size",
     task="(alpha A / (beta B)) ** (1 / (alpha + beta)) * (C / 6) ** (beta / (alpha + beta)).",
     right=_best(),
-    inputs=lambda seed: [
-        *((400 + seed % 99, 0.3, 900, 0.4, 6e12), (300, 0.5, 200, 0.25, 3e15)),
-        (2, 0.4, 1, 0.6, 6e4),
-    ],
+    inputs=lambda seed: [(*law, compute * (1 + seed % 99)) for *law, compute in _LAWS],
     tolerance=1e-3,
     mistakes={
         "That is the number of tokens.": lambda A, a, B, b, C: C / 6 / _best()(A, a, B, b, C),
@@ -161,19 +137,14 @@ check_best_size = Exercise(
         "alpha and beta are missing in front of A and B.": _best(lambda A, a, B, b: A / B),
         "The fraction is upside down.": _best(lambda A, a, B, b: b * B / (a * A)),
         "Brackets: `a * A / b * B` divides by b only.": _best(lambda A, a, B, b: a * A / b * B),
-        "The first factor is missing.": _best(root=lambda a, b: 0),
+        "The first factor is missing, or not multiplied.": _best(root=lambda a, b: 0),
         "The root of the fraction is missing: ** (1 / (alpha + beta)).": _best(root=lambda a, b: 1),
         "Brackets: 1 / (alpha + beta), not 1 / alpha + beta.": _best(root=lambda a, b: 1 / a + b),
         "The root is 1 / (alpha + beta), with a sum.": _best(root=lambda a, b: 1 / (a * b)),
         "For N the power of the budget has beta on top.": _best(power=lambda a, b: a / (a + b)),
         "Brackets: beta / (alpha + beta).": _best(power=lambda a, b: b / a + b),
-        "The power of the budget is beta / (alpha + beta).": (
-            *(_best(power=power) for power in (_sum, lambda a, b: b, lambda a, b: 1)),
-            lambda A, a, B, b, C: _best(power=lambda a, b: b)(A, a, B, b, C) / (a + b),
-        ),
-        "Multiply the two factors.": lambda A, a, B, b, C: (
-            (a * A / (b * B)) ** (1 / (a + b)) + (C / 6) ** (b / (a + b))
-        ),
+        "The power has beta on top, not 1.": _best(power=lambda a, b: 1 / (a + b)),
+        "Brackets: ** (beta / …).": lambda *c: _best(power=lambda a, b: b)(*c) / (c[1] + c[3]),
         "That is the root of C / 6, as if both powers were ½.": lambda *call: (call[4] / 6) ** 0.5,
     },
     notice="With more compute, both the model and the text should grow.",
