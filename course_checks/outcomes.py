@@ -165,6 +165,17 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
+def as_pair(result: Any, first: str, second: str) -> dict[str, Any]:
+    """Return the two parts of a result by these names, for ``use``; raises Wrong if not two."""
+    if result is None:
+        raise Wrong("Your function returned None. Does it end with `return`?")
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise Wrong(
+            f"Your function returned {kind_of(result)}; expected two things: {first} and {second}."
+        )
+    return {first: result[0], second: result[1]}
+
+
 # --- comparing ---------------------------------------------------------------------------------
 
 

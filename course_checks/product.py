@@ -1,322 +1,246 @@
-"""Checks for chapter 10: windows for perplexity, BLEU's precision, int8, pruning, LoRA.
+"""Exercises of chapter 10: windows for perplexity, BLEU's precision, int8, pruning, LoRA."""
 
-Each uses seeded inputs, tests one idea at a time, and compares a wrong answer with what the usual
-mistakes would give, so that it can name the mistake.
-"""
-
+import random
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_checks import Verdict, Wrong, check
-from course_checks.answers import (
-    call,
-    call_for_tensor,
-    draw,
-    expect_shape,
-    name_mistake,
-    same,
-)
+from course_checks.answers import draw
+from course_checks.exercises import Exercise, Way
+from course_checks.outcomes import as_pair
 
-__all__ = [
-    "Verdict",
-    "check_magnitude_mask",
-    "check_merge_lora",
-    "check_ngram_precision",
-    "check_quantize_int8",
-    "check_windows",
-]
+# --- 1 ---------------------------------------------------------------------------------------
 
 
-# --- 1: windows for perplexity ---------------------------------------------------------------
-
-Window = tuple[int, int, int]
-
-
-def _windows(n: int, size: int, stride: int) -> list[Window]:
-    """Return the right windows: ``(start, end, n_scored)`` each."""
-    found, start, end = [], 0, 0
+def _windows(n: int, size: int, stride: int) -> list[tuple]:
+    found, end = [], 0
     while end < n:
-        before, end = end, min(start + size, n)
-        found.append((start, end, end - max(before, 1)))
-        start += stride
+        start, before = stride * len(found), max(end, 1)
+        end = min(start + size, n)
+        found.append((start, end, end - before))
     return found
 
 
-def _counted_twice(n: int, size: int, stride: int) -> list[Window]:
-    return [(start, end, end - start - 1) for start, end, _ in _windows(n, size, stride)]
+def _each(change: Way) -> Way:
+    """Return an answer that changes each window: start a, end b, k scored; n, size and stride d."""
+    return lambda *call: [change(*window, *call) for window in _windows(*call)]
 
 
-@check
-def check_windows(answer: Callable) -> str:
-    """Check ``windows(n, size, stride)``: ``(start, end, n_scored)`` of each window."""
-    for n, size, stride in ((10, 4, 2), (8, 4, 3), (11, 5, 3), (3, 8, 4)):
-        found = [tuple(int(x) for x in window) for window in call(answer, n, size, stride)]
-        right = _windows(n, size, stride)
-        case = f"windows({n}, {size}, {stride})"
-        if found == right:
-            continue
-        if any(len(window) != 3 for window in found):
-            raise Wrong("Each window is a tuple of three: (start, end, n_scored).")
-        _name_windows(found, right, n, size, stride)
-        total = sum(scored for *_, scored in found)
-        if total != n - 1:
-            raise Wrong(
-                f"{case} scores {total} tokens; a text of {n} has {n - 1} predictions, "
-                "each to be scored once."
-            )
-        raise Wrong(f"{case} gave {found}; expected {right}.")
-    return (
-        "Each prediction is scored once, whatever the stride; the stride decides how much context "
-        "it has at least: size - stride tokens, after the first window."
-    )
-
-
-def _name_windows(found: list[Window], right: list[Window], n: int, size: int, stride: int) -> None:
-    first = right[0]
-    mistakes = {
+_CALLS = ((10, 4, 2), (17, 9, 4), (20, 8, 3), (12, 6, 4), (5, 9, 4), (9, 5, 4))
+check_windows = Exercise(
+    name="windows",
+    task="Overlapping windows (start, end, n_scored); each token but the first is scored once.",
+    right=_windows,
+    inputs=lambda seed: [(n + stride * (seed % 9), size, stride) for n, size, stride in _CALLS],
+    mistakes={
         "The first token of the text has nothing before it, so it cannot be predicted: the first "
-        "window scores one less than it holds.": [(*first[:2], first[2] + 1), *right[1:]],
-        "Tokens that the window before has scored are scored again: a window scores only "
-        "what lies beyond the end of the one before.": _counted_twice(n, size, stride),
-        "Your windows do not overlap: the next one starts stride tokens later, not size "
-        "tokens.": _windows(n, size, size),
-        "The end of the text is missing: the last window may be shorter, and it counts.": [
-            window for window in right if window[1] - window[0] == size
-        ],
-        "Every window scores stride tokens in your answer; the first one has more to score, "
-        "all it holds but the first, and the last may have fewer.": [
-            (start, end, stride) for start, end, _ in right
-        ],
-    }
-    for diagnosis, wrong in mistakes.items():
-        if found == wrong != right:
-            raise Wrong(diagnosis)
-    if found[: len(right)] == right:
-        raise Wrong("Stop when a window has reached the end of the text: the rest score nothing.")
+        "window scores one less.": _each(lambda a, b, k, *_: (a, b, k + (a == 0))),
+        "A window scores only what is new, not all.": _each(lambda a, b, k, *_: (a, b, b - a)),
+        "You scored all but one of each window.": _each(lambda a, b, k, *_: (a, b, b - a - 1)),
+        "Later windows score what is new.": _each(lambda a, b, k, *_: (a, b, b - a if a else k)),
+        "Only the first window spares a token.": _each(lambda a, b, k, *_: (a, b, k - (a > 0))),
+        "The first window scores all but one token.": _each(lambda a, b, k, n, s, d: (a, b, d)),
+        "A shorter last window scores fewer.": _each(lambda a, b, k, *c: (a, b, c[2] if a else k)),
+        "You scored what overlaps.": _each(lambda a, b, k, n, s, d: (a, b, b - a - d if a else k)),
+        "Windows start stride tokens apart, not size.": lambda n, size, _: _windows(n, size, size),
+        "The end of the text is missing: the last window may be shorter, and counts as any "
+        "other.": lambda n, size, d: [w for w in _windows(n, size, d) if w[1] - w[0] == size],
+        "The first window that reaches the end of the text is the last.": lambda n, size, d: (
+            _windows(n, size, d) + [(a, n, 0) for a in range(d * len(_windows(n, size, d)), n, d)]
+        ),
+        "end is at most n.": _each(lambda a, b, k, n, s, d: (a, a + s, d if a else s - 1)),
+        "The last window is shorter, not moved back to be as long as all others: it starts stride "
+        "later too.": _each(lambda a, b, k, n, size, _: (min(a, max(0, n - size)), b, k)),
+        "end is one past the last token.": _each(lambda a, b, k, *_: (a, b - 1, k)),
+        "The last window is missing.": lambda *call: _windows(*call)[:-1],
+    },
+    notice="Each token is scored once, whatever the stride; that decides how much context it has.",
+)
+
+# --- 2 ---------------------------------------------------------------------------------------
 
 
-# --- 2: the precision in BLEU ----------------------------------------------------------------
-
-
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def _grams(words: list[str], n: int) -> list:
     return [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
 
 
-def _clipped(candidate: Sequence[str], reference: Sequence[str], n: int) -> int:
-    return (Counter(_grams(candidate, n)) & Counter(_grams(reference, n))).total()
+def _hits(mine: list, theirs: list) -> int:
+    return (Counter(mine) & Counter(theirs)).total()
 
 
-@check
-def check_ngram_precision(answer: Callable) -> str:
-    """Check ``ngram_precision(candidate, reference, n)``: BLEU's clipped precision, a number."""
-    reference = ["the", "cat", "is", "on", "the", "mat"]
-    pairs = (("the the the the dog cat", 1), ("on the mat the cat sat on the mat", 2))
-    for text, n in pairs:
-        candidate = text.split()
-        found = float(call(answer, list(candidate), list(reference), n))
-        _name_precision(found, candidate, reference, n)
-    if float(call(answer, ["mat"], list(reference), 1)) != 1:
-        raise Wrong("One right word has precision 1: what is left out does not count here.")
-    if float(call(answer, ["the"], list(reference), 2)) != 0:
-        raise Wrong("A text of one word has no pair of words: return 0 for it.")
-    return (
-        "Precision alone rewards saying little: `mat` has precision 1. That is why BLEU "
-        "multiplies by a penalty for texts shorter than the reference."
-    )
+def _share(hits: Way = _hits, over: Way = lambda mine, *_: len(mine), grams: Way = _grams) -> Way:
+    def ngram_precision(candidate: list[str], reference: list[str], n: int) -> float:
+        mine, theirs = grams(candidate, n), grams(reference, n)
+        return hits(mine, theirs) / over(mine, theirs, candidate) if mine else 0.0
+
+    return ngram_precision
 
 
-def _name_precision(
-    found: float, candidate: Sequence[str], reference: Sequence[str], n: int
-) -> None:
-    grams, theirs = _grams(candidate, n), _grams(reference, n)
-    clipped = _clipped(candidate, reference, n)
-    right = clipped / len(grams)
-    if abs(found - right) < 1e-6:
-        return
-    longer = _grams(candidate, n + 1), _grams(reference, n + 1)
-    mistakes = {
-        "You counted a repeated n-gram each time. It may count only as often as the reference "
-        "has it (clipping), or `the the the the` would be a perfect text.": sum(
-            gram in theirs for gram in grams
-        )
-        / len(grams),
-        "You divided by the n-grams of the reference: that is recall, as in ROUGE. Precision "
-        "divides by those of the candidate.": clipped / len(theirs),
-        "You compared sets, which forget how often an n-gram occurs. Use a Counter.": len(
-            set(grams) & set(theirs)
-        )
-        / len(set(grams)),
-        "You divided by the number of words; a text of N words has N - n + 1 n-grams.": clipped
-        / len(candidate),
-        "This is the number of matches; divide it by the number of n-grams.": clipped,
-        "This is in per cent; return a share from 0 to 1.": 100 * right,
-        "Your n-grams are one word too long.": _clipped(candidate, reference, n + 1)
-        / max(1, len(longer[0])),
-    }
-    for diagnosis, wrong in mistakes.items():
-        if abs(found - wrong) < 1e-6:
-            raise Wrong(diagnosis)
-    raise Wrong(
-        f"For the candidate `{' '.join(candidate)}` and n={n} you found {found:.3f}; "
-        f"expected {right:.3f}."
-    )
+def _texts(seed: int) -> list[tuple]:
+    dice, words = random.Random(seed), ["a", "ah", "ha", "the"]
+    sizes = ((3, 6, 1), (6, 8, 1), (8, 9, 2), (9, 12, 2), (12, 9, 2), (14, 16, 3))
+    calls = [(dice.choices(words, k=k), dice.choices(words, k=m), n) for k, m, n in sizes]
+    texts = (("a a a ha ah", "a a ah", 1), ("a ha the", "ah a the a", 2), ("a", "the ha", 2))
+    return calls + [(mine.split(), theirs.split(), n) for mine, theirs, n in texts]
 
 
-# --- 3: int8 ---------------------------------------------------------------------------------
+check_ngram_precision = Exercise(
+    name="ngram_precision",
+    task="BLEU's clipped precision: the share of the candidate's n-grams that the reference has.",
+    right=_share(),
+    inputs=_texts,
+    mistakes={
+        "A repeated n-gram may count only as often as the reference has it (clipping), or `the the "
+        "the` would be perfect.": _share(lambda mine, theirs: sum(g in theirs for g in mine)),
+        "Sets forget how often an n-gram occurs: use a Counter.": (
+            _share(lambda x, y: len({*x} & {*y}), lambda mine, *_: len({*mine})),
+            _share(lambda x, y: len({*x} & {*y})),
+        ),
+        "Recall divides by the n-grams of the reference.": _share(over=lambda x, y, _: len(y) or 1),
+        "N words have N - n + 1 n-grams: divide by that.": _share(over=lambda x, y, w: len(w)),
+        "Divide the matches by the number of n-grams.": _share(over=lambda *_: 1),
+        "The last n-gram is missing.": _share(grams=lambda words, n: _grams(words[:-1], n)),
+        "n is not used: these are single words.": _share(grams=lambda words, n: _grams(words, 1)),
+        "Joined without a separator, `a ha` and `ah a` are the same: make them tuples, not "
+        "strings.": _share(grams=lambda words, n: ["".join(g) for g in _grams(words, n)]),
+        "Matches may stand anywhere.": _share(lambda x, y: sum(map(tuple.__eq__, x, y))),
+        "One n, not a mean.": lambda x, y, n: sum(_share()(x, y, k) for k in range(1, n + 1)) / n,
+        "A candidate shorter than n words has no n-grams, and you divided by 0: return 0 for "
+        "it.": lambda x, y, n: _hits(_grams(x, n), _grams(y, n)) / len(_grams(x, n)),
+    },
+    notice="Precision alone rewards saying little, so BLEU has a penalty for short texts.",
+)
+
+# --- 3 ---------------------------------------------------------------------------------------
 
 
-def _int8(weight: Tensor, scale: Tensor) -> Tensor:
-    return (weight / scale).round().clamp(-127, 127).to(torch.int8)
+def _most(weight: Tensor, dim: int = 1) -> Tensor:
+    return weight.abs().amax(dim, keepdim=True).clamp(min=1e-12)
 
 
-def _pair(result: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong("Return two tensors: the int8 weights, and the scale of each row.")
-    return torch.as_tensor(result[0]).detach(), torch.as_tensor(result[1]).detach().float()
+def _pair(q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return q.to(torch.int8), scale
 
 
-@check
-def check_quantize_int8(answer: Callable) -> str:
-    """Check ``quantize_int8(weight)``: int8 weights ``(out, in)`` and scales ``(out, 1)``."""
-    weight = draw(4, 6) * torch.tensor([[1.0], [0.1], [3.0], [0.02]])  # (out, in), unequal rows
-    q, scale = _pair(call(answer, weight))
-    if q.dtype != torch.int8:
-        raise Wrong(f"The weights are {q.dtype}; they save memory only as torch.int8.")
-    if scale.shape == (4,):
-        scale = scale[:, None]
-    largest = weight.abs().amax(1, keepdim=True)
-    mistakes = {
-        "There is one scale for the whole matrix. Give each row (output channel) its own, or one "
-        "large row costs all others their digits.": (weight.abs().max() / 127).reshape(-1),
-        "Each column has a scale; expected one for each row, an output channel: take the "
-        "largest along the last dimension.": weight.abs().amax(0, keepdim=True) / 127,
-    }
-    for diagnosis, wrong in mistakes.items():
-        if scale.numel() == wrong.numel() and torch.allclose(scale.flatten(), wrong.flatten()):
-            raise Wrong(diagnosis)
-    expect_shape(scale, (4, 1), "(out, 1)")
-    name_mistake(
-        scale,
-        {
-            "You divided by 128. int8 ends at 127 on the positive side, so the largest weight "
-            "would wrap around to -128; use 127.": largest / 128,
-            "You divided by 255, the number of steps from end to end; from zero to the largest "
-            "there are 127.": largest / 255,
-            "The scale is upside down: it is the size of one step, largest / 127.": 127 / largest,
-            "You took the largest value of each row, not the largest magnitude: take abs() "
-            "first.": weight.amax(1, keepdim=True) / 127,
-        },
-        atol=1e-7,
-    )
-    if not same(scale, largest / 127, atol=1e-7):
-        raise Wrong("The scale of a row is its largest magnitude divided by 127.")
-    if torch.equal(q, (weight / scale).to(torch.int8)) and not torch.equal(q, _int8(weight, scale)):
-        raise Wrong("You cut off the digits (to(int8) does that); round() first, to the nearest.")
-    expect_shape(q, (4, 6), "(out, in)")
-    if not torch.equal(q, _int8(weight, scale)):
-        raise Wrong("The weights are not round(weight / scale).")
-    weight[1] = 0
-    q, scale = _pair(call(answer, weight))
-    back = q.float() * scale.reshape(4, 1)
-    if not back.isfinite().all() or back[1].any() or not (scale > 0).all():
-        raise Wrong(
-            "A row of zeros has the scale 0, and 0 / 0 is not a number: keep the scale above zero, "
-            "for example with clamp(min=1e-12)."
-        )
-    return "No weight is off by more than half a step, scale / 2: that is all that rounding costs."
+def _clamped(q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return _pair(q.clamp(-128, 127), scale)
 
 
-# --- 4: magnitude pruning --------------------------------------------------------------------
+def _int8(steps: int = 127, size: Way = _most, whole: Way = torch.round, end: Way = _pair) -> Way:
+    return lambda weight: end(whole(weight / (size(weight) / steps)), size(weight) / steps)
 
 
-@check
-def check_magnitude_mask(answer: Callable) -> str:
-    """Check ``magnitude_mask(weight, share)``: True where a weight stays, ``(out, in)``."""
-    weight, share = draw(5, 8, seed=1), 0.3
-    found = call_for_tensor(answer, weight, share)
-    expect_shape(found, (5, 8), "(out, in)")
-
-    def keep(size: Tensor, n_pruned: int) -> Tensor:
-        mask = torch.ones(size.numel())
-        mask[size.flatten().argsort()[:n_pruned]] = 0
-        return mask.view_as(size)
-
-    size = weight.abs()
-    name_mistake(
-        found,
-        {
-            "True and False are exchanged: the mask is True where a weight stays.": 1
-            - keep(size, 12),
-            "You pruned the smallest values, the most negative ones. What counts is the distance "
-            "from zero: abs().": keep(weight, 12),
-            "You pruned the largest weights; it is the smallest that matter least.": keep(
-                -size, 12
-            ),
-            "share is what goes, not what stays: you pruned the other part.": keep(size, 28),
-            "You compared with a share of the largest weight. It is a share of the *number* of "
-            "weights that goes.": (size > share * size.max()).float(),
-            "These are the pruned weights; return the mask.": weight * keep(size, 12),
-            "Each row lost the same number. Compare the weights of the whole matrix with each "
-            "other.": torch.stack([keep(row, int(share * 8)) for row in size]),
-        },
-    )
-    if not same(found, keep(size, 12)):
-        n_found = int((found == 0).sum())
-        raise Wrong(
-            f"You pruned {n_found} of 40 weights; share=0.3 means 12."
-            if n_found != 12
-            else "You pruned the right number of weights, but not the smallest."
-        )
-    if not same(call_for_tensor(answer, weight, 0.0), torch.ones(5, 8)):
-        raise Wrong("With share=0 every weight stays, the smallest as well.")
-    large = draw(30, 40, seed=2)
-    if not same(call_for_tensor(answer, large, 0.9), keep(large.abs(), 1080)):
-        raise Wrong("Right for 40 weights, not for 1,200 with share=0.9.")
-    return "The zeros still lie in a dense matrix: neither memory nor time is saved yet."
+def _three_parts(answer: Way, weight: Tensor) -> dict[str, Any]:
+    q, scale = as_pair(answer(weight), "q", "scale").values()
+    kind = str(getattr(q, "dtype", "a list")).removeprefix("torch.")
+    scale = torch.as_tensor(scale)
+    if scale.shape == (len(weight), 1):
+        scale = scale.where(weight.any(1, keepdim=True), (scale > 0).to(scale.dtype))
+    return {"the type of q": kind, "q": q, "scale (1: any above zero, of a row of zeros)": scale}
 
 
-# --- 5: LoRA ---------------------------------------------------------------------------------
+_ROWS = ((3, [1]), (5, [1, -1]), (6, [1, 3, 9, 0.1]), (3, [1, 0.02, 5]), (4, [1, 0, 3]))
+check_quantize_int8 = Exercise(
+    name="quantize_int8",
+    task="Each row in steps of its largest magnitude / 127, as int8, and the size of a step.",
+    right=_int8(),
+    use=_three_parts,
+    inputs=lambda seed: [
+        (draw(len(sizes), n, seed=seed) * torch.tensor(sizes)[:, None],) for n, sizes in _ROWS
+    ],
+    mistakes={
+        "The matrix has one scale; expected one for each row.": tuple(
+            _int8(size=lambda w, to=to: w.abs().max().expand(len(w), 1)[to]) for to in ((0, 0), ...)
+        ),
+        "Each column has a scale; expected one for each row.": _int8(size=lambda w: _most(w, 0)),
+        "int8 ends at 127: divide by it, not by 128 or 255.": (
+            *(_int8(n, end=end) for n in (128, 255) for end in (_pair, _clamped)),
+        ),
+        "abs() is missing: the largest may be negative.": _int8(size=lambda w: w.amax(1, True)),
+        "Round before to(torch.int8), which cuts off.": _int8(whole=torch.trunc),
+        "q is not int8: to(torch.int8).": _int8(end=lambda q, scale: (q, scale)),
+        "q is multiplied by scale already.": _int8(end=lambda q, scale: (q * scale, scale)),
+        "The scale is upside down.": _int8(end=lambda q, scale: _pair(q, 1 / scale)),
+        "Divide the scale by 127.": _int8(end=lambda q, scale: _pair(q, 127 * scale)),
+        "The scale is (out,), not (out, 1).": _int8(end=lambda q, scale: _pair(q, scale[:, 0])),
+        "First q, then the scale.": _int8(end=lambda q, scale: _pair(q, scale)[::-1]),
+        "The largest magnitude should become 127; yours becomes 1.": _int8(1),
+        "A row of zeros has the scale 0, and 0 / 0 is no number: keep the scale above zero, "
+        "clamp(min=1e-12).": _int8(size=lambda w: w.abs().amax(1, keepdim=True)),
+    },
+    notice="No weight is off by more than half a step, scale / 2: that is all that rounding costs.",
+)
+
+# --- 4 ---------------------------------------------------------------------------------------
 
 
-@check
-def check_merge_lora(answer: Callable) -> str:
-    """Check ``merge_lora(weight, A, B, alpha)``: the weight with the change added, (out, in)."""
-    weight, A, B = draw(5, 4), draw(2, 4, seed=1), draw(5, 2, seed=2)
-    alpha = 6.0
-    found = call_for_tensor(answer, weight, A, B, alpha)
-    expect_shape(found, (5, 4), "(out, in)")
-    right = weight + alpha / 2 * B @ A
-    name_mistake(
-        found,
-        {
-            "The scale is missing: the change is multiplied by alpha / r.": weight + B @ A,
-            "You multiplied by alpha; the scale is alpha / r, with r the rows of A.": weight
-            + alpha * B @ A,
-            "This is the change alone; add it to the weight.": alpha / 2 * B @ A,
-            "You divided by the wrong size: r is the narrow one, A.shape[0].": weight
-            + alpha / 4 * B @ A,
-            "You divided by the wrong size: r is the narrow one, not the output.": weight
-            + alpha / 5 * B @ A,
-            "You subtracted the change; it is added.": weight - alpha / 2 * B @ A,
-            "You scaled the weight as well; only the change is scaled.": alpha
-            / 2
-            * (weight + B @ A),
-            "The scale is upside down: alpha / r, not r / alpha.": weight + 2 / alpha * B @ A,
-        },
-    )
-    if not same(found, right):
-        raise Wrong("The result differs from weight + alpha / r * B @ A.")
-    if not same(call_for_tensor(answer, weight, A, torch.zeros(5, 2), alpha), weight):
-        raise Wrong("With B = 0, as at the start, the weight must stay as it is.")
-    square = draw(3, 3), draw(3, 3, seed=1), draw(3, 3, seed=2)
-    if not same(call_for_tensor(answer, *square, 3.0), square[0] + square[2] @ square[1]):
-        raise Wrong("The product is B @ A, (out, r) times (r, in); yours is the other way round.")
-    n = 4096
-    return (
-        f"For a matrix of {n} by {n} and r=8, A and B have {2 * 8 * n / n**2:.1%} of its "
-        "numbers, and after merging the model is as fast as before."
-    )
+def _mask(size: Way = torch.abs, count: Way = round, end: Way = lambda weight, mask: mask) -> Way:
+    def magnitude_mask(weight: Tensor, share: float) -> Tensor:
+        rank = size(weight).flatten().argsort().argsort().view_as(weight)
+        return end(weight, rank >= count(share * weight.numel()))
+
+    return magnitude_mask
+
+
+_MASKS = ((2, 3, 0.5), (4, 6, 0.1), (5, 8, 0.42), (30, 40, 0.9), (3, 3, 0.63), (3, 4, 0.0))
+check_magnitude_mask = Exercise(
+    name="magnitude_mask",
+    task="True where a weight stays: round(share * weights) go, the smallest in magnitude.",
+    right=_mask(),
+    inputs=lambda seed: [(draw(out, n, seed=seed + out), share) for out, n, share in _MASKS],
+    shape="(out, in)",
+    mistakes={
+        "abs() is missing: you took out the most negative weights.": _mask(lambda w: w),
+        "You took out the largest weights; the smallest matter least.": _mask(lambda w: -w.abs()),
+        "True and False are exchanged.": _mask(end=lambda w, mask: ~mask),
+        "share is what goes, not what stays.": lambda w, share: _mask()(w, 1 - share),
+        "The smallest of all weights go, not of each row: the rows share one limit, and may lose "
+        "unequally.": lambda w, share: torch.stack([_mask()(row, share) for row in w]),
+        "int() cuts off: round(share * weights) go.": _mask(count=int),
+        "One weight too many goes.": _mask(count=lambda n: round(n) + 1),
+        "A quantile may take one more.": lambda w, share: w.abs() >= w.abs().quantile(share),
+        "With share = 0 none goes, and there is no 0th smallest weight: take argsort, or a special "
+        "case.": lambda w, share: w.abs() > w.abs().view(-1).kthvalue(round(share * w.numel()))[0],
+        "A share of the number, not of the largest.": lambda w, s: w.abs() > s * w.abs().max(),
+        "share is no limit for the weights.": lambda w, share: w.abs() > share,
+        "These are the pruned weights; return the mask.": _mask(end=lambda w, mask: w * mask),
+    },
+    notice="The zeros still lie in a dense matrix: neither memory nor time is saved yet.",
+)
+
+# --- 5 ---------------------------------------------------------------------------------------
+
+
+def _merge(scale: Way = lambda a, A, B: a / len(A), change: Way = lambda A, B: B @ A) -> Way:
+    return lambda weight, A, B, alpha: weight + scale(alpha, A, B) * change(A, B)
+
+
+_SHAPES = ((1, 2, 1, 2.0), (5, 4, 2, 6.0), (4, 4, 3, 8.0), (3, 3, 3, 5.0))
+check_merge_lora = Exercise(
+    name="merge_lora",
+    task="weight + alpha / r * B @ A.",
+    right=_merge(),
+    inputs=lambda seed: [
+        (draw(out, n, seed=seed), draw(r, n, seed=seed + 1), draw(out, r, seed=seed + 2), alpha)
+        for out, n, r, alpha in _SHAPES
+    ],
+    shape="(out, in)",
+    mistakes={
+        "You multiplied by alpha; the scale is alpha / r.": _merge(lambda alpha, A, B: alpha),
+        "The scale alpha / r is missing.": _merge(lambda alpha, A, B: 1),
+        "alpha is not used: the scale is alpha / r.": _merge(lambda alpha, A, B: 1 / len(A)),
+        "r is A.shape[0], the narrow one, not `in`.": _merge(lambda a, A, B: a / A.shape[1]),
+        "r is B.shape[1], the narrow one, not `out`.": _merge(lambda alpha, A, B: alpha / len(B)),
+        "The scale is alpha / r, without a root.": _merge(lambda a, A, B: a / len(A) ** 0.5),
+        "The scale is upside down: alpha / r.": _merge(lambda alpha, A, B: len(A) / alpha),
+        "r is fixed: A.shape[0].": tuple(_merge(lambda a, A, B, r=r: a / r) for r in (4, 8, 16)),
+        "A and B are exchanged: B @ A, (out, r) times (r, in).": _merge(change=lambda A, B: A @ B),
+        "B @ A needs no transpose.": _merge(change=lambda A, B: (B @ A).T),
+        "This is the change alone.": lambda weight, *rest: _merge()(0 * weight, *rest),
+        "You subtracted the change.": lambda w, A, B, alpha: _merge()(w, A, B, -alpha),
+        "Scale the change alone.": lambda w, A, B, alpha: alpha / len(A) * (w + B @ A),
+    },
+    notice="At 4,096 by 4,096 and r = 8, A and B have 0.4% of the weight's numbers.",
+)

@@ -1,188 +1,151 @@
-"""Checks for chapter 11: averaging over workers, memory on a GPU, all-reduce, the best size.
-
-Each uses seeded inputs, tests one idea at a time, and compares a wrong answer with what the usual
-mistakes would give, so that it can name the mistake.
-"""
-
-from collections.abc import Callable
+"""Exercises of chapter 11: averaging over workers, all-reduce, memory on a GPU, the best size."""
 
 import torch
+from torch import Tensor
 
-from course_checks import Verdict, Wrong, check
-from course_checks.answers import (
-    as_number,
-    call,
-    call_for_tensor,
-    draw,
-    expect_shape,
-    name_mistake,
-    name_number,
-    near,
-    same,
+from course_checks.answers import draw
+from course_checks.exercises import Exercise, Way
+
+# --- 1 ---------------------------------------------------------------------------------------
+
+
+def _mean(weights: Way = lambda n: n / n.sum(), total: Way = lambda weighed: weighed.sum(0)) -> Way:
+    def average_gradients(gradients: Tensor, sizes: list[int]) -> Tensor:
+        return total(gradients * weights(torch.tensor(sizes, dtype=gradients.dtype))[:, None])
+
+    return average_gradients
+
+
+check_average_gradients = Exercise(
+    name="average_gradients",
+    task="The gradient over all examples, from those of shares of any size.",
+    right=_mean(),
+    inputs=lambda seed: [
+        (draw(len(sizes), P, seed=seed + P).round(decimals=2), sizes)
+        for P, *sizes in ((3, 6, 2), (2, 5, 1, 3), (3, 7, 2, 4), (6, 3, 8, 1, 2))
+    ],
+    shape="(P,)",
+    mistakes={
+        "The plain mean: a share of 1 weighs as much as one of 6.": lambda g, n: g.mean(0),
+        "A sum: weigh by the sizes, divide by all examples.": lambda g, n: g.sum(0),
+        "Multiply each gradient by its size before you divide.": lambda g, n: g.sum(0) / sum(n),
+        "Weighed by the sizes, but not divided by the number of all examples.": _mean(lambda n: n),
+        "You divided by the number of workers, not of all examples.": _mean(lambda n: n / len(n)),
+        "You divided by the largest share, not by all examples.": _mean(lambda n: n / n.max()),
+        "The weights are size / all examples, no softmax.": _mean(lambda n: n.softmax(0)),
+        "You divided by the sizes: a large share must count more.": _mean(lambda n: 1 / n),
+        "A large share must count more.": _mean(lambda n: 1 / n / (1 / n).sum()),
+        "`//` cuts off: write `/`.": lambda g, n: (g * torch.tensor(n)[:, None] // sum(n)).sum(0),
+        "Only one worker's gradient counts.": (lambda g, n: g[0], lambda g, n: g[n.index(max(n))]),
+        "The sizes were multiplied along the parameters; sizes[:, None] has a row for each "
+        "worker.": lambda g, n: (g * torch.tensor(n)).sum(0) / sum(n),
+        "The sum over the workers is missing.": _mean(total=lambda g: g),
+        "Sum over the workers, dim=0.": (_mean(total=torch.sum), _mean(total=lambda g: g.sum(1))),
+    },
+    notice="The workers together take the step that one would have taken with all examples.",
 )
 
-__all__ = [
-    "Verdict",
-    "check_all_reduce_bytes",
-    "check_average_gradients",
-    "check_best_size",
-    "check_bytes_per_gpu",
-]
+# --- 2 ---------------------------------------------------------------------------------------
 
 
-@check
-def check_average_gradients(answer: Callable) -> str:
-    """Check ``average_gradients(gradients, sizes)``: of the mean loss over all examples."""
-    gradients, equal, sizes = draw(3, 5), [4, 4, 4], [6, 1, 3]
-    n = torch.tensor(sizes) / 1.0
-    found = call_for_tensor(answer, gradients, equal)
-    expect_shape(found, (5,), "(P,), one number for each parameter")
-    name_mistake(
-        found,
-        {
-            "The gradients are added up, not averaged: three workers would take steps three times "
-            "as long.": gradients.sum(0),
-            "The sizes are divided by nothing: the weights of the workers must sum to one.": 4
-            * gradients.sum(0),
-            "That is the first worker's gradient: the others have worked for nothing.": gradients[
-                0
-            ],
-        },
+check_all_reduce_bytes = Exercise(
+    name="all_reduce_bytes",
+    task="What one worker sends in a ring: two rounds of n - 1 moves, a piece of 1/n each.",
+    right=lambda n_bytes, n_workers: 2 * (n_workers - 1) * n_bytes / n_workers,
+    inputs=lambda seed: [(n * (60 + 7 * n + seed % 999), n) for n in (4, 3, 5, 2, 8, 1)],
+    mistakes={
+        "That is one round, after which each worker has the sum of one piece only. A second round "
+        "passes the sums on.": lambda b, n: (n - 1) * b / n,
+        "There are n - 1 moves in a round, not n: its own piece nobody sends.": lambda b, n: 2 * b,
+        "A round has n - 1 moves, not n - 2.": lambda b, n: 2 * (n - 2) * b / n if n > 1 else 0,
+        "A round has n - 1 moves, not n + 1.": lambda b, n: 2 * (n + 1) * b / n,
+        "That is one move in each round; there are n - 1.": lambda b, n: 2 * b / n,
+        "That is one move; there are n - 1 in each of two rounds.": lambda b, n: b / n,
+        "One move carries a piece, n_bytes / n, not everything.": lambda b, n: 2 * (n - 1) * b,
+        "That is the whole gradient to each other worker; in a ring, pieces go round, and they do "
+        "it twice.": lambda b, n: (n - 1) * b,
+        "That is the whole gradient, in n moves of each round.": lambda b, n: 2 * n * b,
+        "That is the gradient sent once.": lambda b, n: b,
+        "The fraction is upside down: (n - 1) / n.": lambda b, n: 2 * b * n / (n - 1),
+        "What is sent and what is received were both counted.": lambda b, n: 4 * (n - 1) * b / n,
+        "There are n pieces, not n - 1.": lambda b, n: 2 * b / (n - 1),
+        "These are the moves; each carries n_bytes / n.": lambda b, n: 2 * (n - 1),
+    },
+    notice="It stays below twice the gradient, however many workers there are.",
+)
+
+# --- 3 ---------------------------------------------------------------------------------------
+
+
+def _kept(*starts: int, sizes: tuple = (12, 2, 2), left: Way = lambda n: 1 / n) -> Way:
+    """Return an answer that shares out optimizer, gradient and weights from these stages on."""
+    parts = list(zip(sizes, starts or (1, 2, 3), strict=True))
+    return lambda n_parameters, n_gpus, stage: (
+        n_parameters * sum(size * (left(n_gpus) if stage >= start else 1) for size, start in parts)
     )
-    if not same(found, gradients.mean(0)):
-        raise Wrong("For shares of equal size it is the plain mean; yours differs.")
-    found = call_for_tensor(answer, gradients, sizes)
-    name_mistake(
-        found,
-        {
-            "For equal shares it is right. With shares of 6, 1 and 3 examples the plain mean gives "
-            "the single example of the second worker as much weight as six others.": gradients.mean(
-                0
-            ),
-            "You divide by the sizes: a large share must count more, not less.": (
-                gradients / n[:, None]
-            ).sum(0)
-            / (1 / n).sum(),
-            "You weigh by the size and divide by the number of workers; divide by the number of "
-            "examples.": (gradients * n[:, None]).sum(0) / 3,
-        },
+
+
+check_bytes_per_gpu = Exercise(
+    name="bytes_per_gpu",
+    task="16 bytes a parameter, of which the stages share out 12, 14 and 16 among the GPUs.",
+    right=_kept(),
+    inputs=lambda seed: [(1200 + 60 * (seed % 99), 4 + k, k) for k in (0, 1, 2, 3)],
+    mistakes={
+        "The optimizer has 12 bytes: 3 x 4.": tuple(_kept(sizes=(n, 2, 2)) for n in (0, 4, 8)),
+        "The gradient has 2 bytes a parameter.": tuple(_kept(sizes=(12, n, 2)) for n in (0, 4)),
+        "The weights have 2 bytes a parameter.": tuple(_kept(sizes=(12, 2, n)) for n in (0, 4)),
+        "stage is not used: everything is always shared out.": _kept(0, 0, 0),
+        "stage is not used: nothing is ever shared out.": _kept(9, 9, 9),
+        "At stage 1 only the optimizer is shared out, at stage 2 the gradient too.": _kept(1, 1, 1),
+        "A stage shares out what the stages before it do, and one part more; yours shares out one "
+        "part.": lambda N, n, s: N * (16 + (1 / n - 1) * (0, 12, 2, 2)[s]),
+        "Each part is shared out one stage too late.": _kept(2, 3, 4),
+        "The order is optimizer, gradient, weights, not the other way round.": _kept(3, 2, 1),
+        "At stage 3 the weights are shared out as well.": _kept(1, 2, 4),
+        "What is shared out does not vanish: 1 / n of it stays.": _kept(left=lambda n: 0),
+        "A GPU also keeps what is not shared out.": lambda N, n, s: N * (0, 12, 14, 16)[s] / n,
+        "That is for all GPUs together.": lambda N, n, stage: n * _kept()(N, n, stage),
+    },
+    notice="The optimizer is the largest part, which is why it is the first to be shared out.",
+)
+
+# --- 4 ---------------------------------------------------------------------------------------
+
+
+def _best(
+    top: Way = lambda A, a, B, b: a * A / (b * B),
+    root: Way = lambda a, b: 1 / (a + b),
+    power: Way = lambda a, b: b / (a + b),
+    per: float = 6,
+) -> Way:
+    return lambda A, alpha, B, beta, compute: (
+        top(A, alpha, B, beta) ** root(alpha, beta) * (compute / per) ** power(alpha, beta)
     )
-    if not same(found, (gradients * n[:, None]).sum(0) / n.sum()):
-        raise Wrong("For shares of 6, 1 and 3 examples your average differs.")
-    return "The workers together take the step that one worker would have taken with all examples."
 
 
-@check
-def check_all_reduce_bytes(answer: Callable) -> str:
-    """Check ``all_reduce_bytes(n_bytes, n_workers)``: what each worker sends in a ring."""
-    for size, n in ((1000, 4), (1200, 3), (840, 8)):
-        found = as_number(call(answer, size, n), "bytes sent")
-        name_number(
-            found,
-            {
-                "That is what each would send if it gave its whole gradient to every other; in a "
-                "ring it passes on pieces.": size * (n - 1),
-                "That is one round of the ring, after which each worker has the sum of one piece "
-                "only. A second round passes the sums on.": size * (n - 1) / n,
-                "That is for endlessly many workers: with n of them, one piece of each round is "
-                "at home already.": 2 * size,
-                "That is what one worker sends to one neighbour in a single move; there are n - 1 "
-                "moves in each of two rounds.": size / n,
-                "There are n - 1 moves in a round, not n - 1 in both together, and not n.": 2
-                * size
-                / n,
-                "That is what all workers send together; the question is what one sends.": 2
-                * size
-                * (n - 1),
-            },
-        )
-        if not near(found, 2 * size * (n - 1) / n):
-            raise Wrong(
-                f"For {size} bytes and {n} workers each sends {2 * size * (n - 1) / n:g}; "
-                f"you say {found:g}."
-            )
-    if not near(as_number(call(answer, 1000, 1), "bytes sent"), 0.0):
-        raise Wrong("A worker alone has nobody to send anything to: 0 bytes.")
-    return "It stays below twice the gradient, however many workers there are."
-
-
-@check
-def check_bytes_per_gpu(answer: Callable) -> str:
-    """Check ``bytes_per_gpu(n_parameters, n_gpus, stage)``, stages 0 to 3 (arXiv 1910.02054)."""
-    N, n = 1200, 5
-    right = {0: 16 * N, 1: 4 * N + 12 * N / n, 2: 2 * N + 14 * N / n, 3: 16 * N / n}
-    usual = {
-        0: {
-            "The 32-bit copy of the weights is missing: the optimizer keeps 12 bytes for each "
-            "parameter.": 12 * N,
-            "The gradient is missing, 2 bytes for each parameter.": 14 * N,
-            "The optimizer is missing, 12 bytes for each parameter.": 4 * N,
-            "You divided by the GPUs: at stage 0 each holds everything.": 16 * N / n,
-        },
-        1: {
-            "At stage 1 only the optimizer's 12 bytes are shared out.": 16 * N / n,
-            "That shares out the gradient as well, which is stage 2.": 2 * N + 14 * N / n,
-            "Stage 1 is like stage 0 in your function: the optimizer is not shared out.": 16 * N,
-            "You shared out weights and gradient and kept the optimizer whole: the other way "
-            "round.": 12 * N + 4 * N / n,
-        },
-        2: {
-            "At stage 2 the gradient is shared out as well as the optimizer.": 4 * N + 12 * N / n,
-            "That shares out the weights too, which is stage 3.": 16 * N / n,
-        },
-        3: {
-            "At stage 3 the weights are shared out as well.": 2 * N + 14 * N / n,
-            "Stage 3 is like stage 0 in your function: nothing is shared out.": 16 * N,
-        },
-    }
-    for stage, expected in right.items():
-        found = as_number(call(answer, N, n, stage), "bytes")
-        name_number(found, usual[stage])
-        if not near(found, expected):
-            raise Wrong(
-                f"For {N} parameters, {n} GPUs and stage {stage} it is {expected:g} bytes; you say "
-                f"{found:g}."
-            )
-    return "The optimizer is the largest part, which is why it is the first to be shared out."
-
-
-@check
-def check_best_size(answer: Callable) -> str:
-    """Check ``best_size(A, alpha, B, beta, compute)``: the parameters N (arXiv 2203.15556)."""
-    A, alpha, B, beta, compute = 400.0, 0.3, 900.0, 0.4, 6e12
-    ratio, s = alpha * A / (beta * B), alpha + beta
-
-    def best(ratio: float, power: float, budget: float) -> float:
-        return ratio ** (1 / s) * budget**power
-
-    right = best(ratio, beta / s, compute / 6)
-    found = as_number(call(answer, A, alpha, B, beta, compute), "number of parameters")
-    name_number(
-        found,
-        {
-            "That is the number of tokens; the question is the number of parameters.": compute
-            / 6
-            / right,
-            "The 6 is missing: a budget of C operations pays for N D = C / 6.": best(
-                ratio, beta / s, compute
-            ),
-            "The power of the budget has alpha on top; for N it is beta / (alpha + beta).": best(
-                ratio, alpha / s, compute / 6
-            ),
-            "The fraction is upside down: it is alpha A / (beta B).": best(
-                1 / ratio, beta / s, compute / 6
-            ),
-            "alpha and beta are missing in front of A and B: they come from the derivative.": best(
-                A / B, beta / s, compute / 6
-            ),
-            "Without the root: the fraction is taken to the power 1 / (alpha + beta).": ratio
-            * (compute / 6) ** (beta / s),
-        },
-        tolerance=1e-3,
-    )
-    if not near(found, right, 1e-3):
-        raise Wrong(
-            f"For A=400, alpha=0.3, B=900, beta=0.4 and 6e12 operations it is {right:.4g} "
-            f"parameters; you say {found:.4g}."
-        )
-    return "With more compute, both the model and the text should grow."
+_LAWS = ((400, 0.3, 900, 0.4, 6e12), (300, 0.5, 200, 0.25, 3e15), (2, 0.4, 1, 0.6, 6e4))
+check_best_size = Exercise(
+    name="best_size",
+    task="(alpha A / (beta B)) ** (1 / (alpha + beta)) * (C / 6) ** (beta / (alpha + beta)).",
+    right=_best(),
+    inputs=lambda seed: [(*law, compute * (1 + seed % 99)) for *law, compute in _LAWS],
+    tolerance=1e-3,
+    mistakes={
+        "That is the number of tokens.": lambda A, a, B, b, C: C / 6 / _best()(A, a, B, b, C),
+        "The 6 is missing: a budget of C operations pays for N D = C / 6.": _best(per=1),
+        "The 6 divides the budget; you multiplied.": _best(per=1 / 6),
+        "alpha and beta are missing in front of A and B.": _best(lambda A, a, B, b: A / B),
+        "The fraction is upside down.": _best(lambda A, a, B, b: b * B / (a * A)),
+        "Brackets: `a * A / b * B` divides by b only.": _best(lambda A, a, B, b: a * A / b * B),
+        "The first factor is missing, or not multiplied.": _best(root=lambda a, b: 0),
+        "The root of the fraction is missing: ** (1 / (alpha + beta)).": _best(root=lambda a, b: 1),
+        "Brackets: 1 / (alpha + beta), not 1 / alpha + beta.": _best(root=lambda a, b: 1 / a + b),
+        "The root is 1 / (alpha + beta), with a sum.": _best(root=lambda a, b: 1 / (a * b)),
+        "For N the power of the budget has beta on top.": _best(power=lambda a, b: a / (a + b)),
+        "Brackets: beta / (alpha + beta).": _best(power=lambda a, b: b / a + b),
+        "The power has beta on top, not 1.": _best(power=lambda a, b: 1 / (a + b)),
+        "Brackets: ** (beta / …).": lambda *c: _best(power=lambda a, b: b)(*c) / (c[1] + c[3]),
+        "That is the root of C / 6, as if both powers were ½.": lambda *call: (call[4] / 6) ** 0.5,
+    },
+    notice="With more compute, both the model and the text should grow.",
+)
