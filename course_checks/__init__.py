@@ -1,10 +1,9 @@
 """Checks for the exercises: right or wrong at once, and if wrong, probably why.
 
-A check is an ordinary function that tests one idea at a time and raises :class:`Wrong` with a
-diagnosis, wrapped in :func:`check`, which turns everything that can happen into a one-line verdict.
+What is judged is in :mod:`course_checks.exercises`: it raises :class:`Wrong` with a diagnosis.
+:func:`verdict_on` turns that, and all else that can happen, into a verdict of one line.
 """
 
-import functools
 import html
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,21 +42,6 @@ class Verdict:
             f'<div class="course-verdict course-verdict-{state}" role="status">'
             f"<strong>{self._mark}</strong> {html.escape(self.message)}</div>"
         )
-
-
-def check(tests: Callable[[Callable], str]) -> Callable[[Callable], Verdict]:
-    """Turn ``tests(answer)`` into a check that returns a :class:`Verdict` and never raises.
-
-    ``tests`` returns one thing to notice when the answer is right, and raises :class:`Wrong`
-    with a diagnosis when it is not. It stays within reach as the check's ``__wrapped__``, for a
-    grader that runs answers in a process of their own.
-    """
-
-    @functools.wraps(tests)
-    def run(answer: Callable) -> Verdict:
-        return verdict_on(tests.__name__, tests, answer)
-
-    return run
 
 
 def verdict_on(name: str, tests: Callable[[Callable], str], answer: Callable) -> Verdict:

@@ -91,7 +91,6 @@ class Exercise:
     also: Callable[[Callable, int], None] | None = None
     without: Mapping[str, Way] = field(default_factory=dict)
     tolerance: float = 1e-4
-    seeded = True
 
     @property
     def __name__(self) -> str:
@@ -223,36 +222,19 @@ def _expect_care(outcome: Outcome) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Unconverted:
-    """A check that is a function, with an exercise's outside."""
-
-    name: str
-    tests: Callable[[Callable], str]
-    seeded = False
-
-    def check(self, answer: Callable, seed: int | None = None) -> Verdict:
-        return verdict_on(f"check_{self.name}", self.tests, answer)
-
-    def judge(self, answer: Callable, seed: int | None = None) -> str:
-        return self.tests(answer)
-
-
 @functools.cache
-def everything() -> dict[str, Exercise | _Unconverted]:
+def everything() -> dict[str, Exercise]:
     """Return all exercises of the course by the names of their checks."""
-    found: dict[str, Exercise | _Unconverted] = {}
+    found = {}
     for part in pkgutil.iter_modules(course_checks.__path__):
         module = importlib.import_module(f"course_checks.{part.name}")
-        for name, value in vars(module).items():
+        for value in vars(module).values():
             if isinstance(value, Exercise):
                 found[value.__name__] = value
-            elif name.startswith("check_") and hasattr(value, "__wrapped__"):
-                found[name] = _Unconverted(name.removeprefix("check_"), value.__wrapped__)
     return found
 
 
-def find(check: str) -> Exercise | _Unconverted:
+def find(check: str) -> Exercise:
     """Return the exercise of that check. Raises LookupError if the course has none."""
     if check not in everything():
         raise LookupError(f"course_checks has no {check}")

@@ -129,7 +129,7 @@ class Workshop:
         secret.write_text("only for the grader")
         hidden = [str(path) for path in self.hidden if path.exists()]
         tried = {
-            "read": [str(secret), *hidden, str(_PACKAGE / "extra_checks.py")],
+            "read": [str(secret), *hidden, str(_PACKAGE / "scoring.py")],
             "write": [str(_COURSE), *hidden],
             "port": server.getsockname()[1],
             "pid": os.getpid(),

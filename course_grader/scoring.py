@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from course_checks import Wrong, exercises
-from course_grader import extra_checks, protocol
+from course_grader import protocol
 from course_grader.sandbox import StudentError, Worker, WorkerLost, Workshop, three_texts
 from course_grader.submissions import Submission
 
@@ -104,16 +104,6 @@ def grade_submission(
     status = trouble[0] if trouble else "ok" if attempted or written else "empty"
     seconds = round(time.monotonic() - start, 2)
     return Graded(status, scored, session.notes, session.written, seconds, workshop.missing)
-
-
-def tests_of(check: str) -> tuple[Callable, Callable | None]:
-    """Return what the notebook's check does with an answer, and the same on other inputs.
-
-    Each raises :class:`~course_checks.Wrong`; the second takes a seed too, and may be None.
-    """
-    exercise = exercises.find(check)
-    more = exercise.judge if exercise.seeded else extra_checks.EXTRA.get(check)
-    return exercise.judge, more
 
 
 class _Missing(Exception):
@@ -253,10 +243,10 @@ class _Session:
         exercise, before = self.exercises[function], self.scored.get(function)
         if before and any(word in before.public.trouble for word in ("timed out", "crashed")):
             return  # once is enough
-        tests, more = tests_of(exercise.check)
-        public, extra = _judged(tests, _StandIn(self, function)), None
-        if public.passed and more:
-            extra = _judged(more, _StandIn(self, function), self.seed)
+        judge = exercises.find(exercise.check).judge
+        public, extra = _judged(judge, _StandIn(self, function)), None
+        if public.passed:
+            extra = _judged(judge, _StandIn(self, function), self.seed)
         share = 0.0 if not public.passed else 1.0 if extra is None or extra.passed else PUBLIC_ONLY
         one = Scored(function, exercise.points, public, extra, share * exercise.points)
         if before is None or one.points > before.points or before.public.passed is None:

@@ -277,7 +277,7 @@ for channel in gc.get_objects():
 """
 SECRET = [
     str(ROOT / "notebooks/homework/solved/hw4_sweep.ipynb"),
-    str(ROOT / "course_grader/extra_checks.py"),
+    str(ROOT / "course_grader/scoring.py"),
 ]
 PEEK = f"""
 import gc, inspect, sys
@@ -288,7 +288,7 @@ def peek():
             found.append(open(path).read())
         except OSError:
             pass
-    for module in ("course_grader.extra_checks", "course_checks.optimizing"):
+    for module in ("course_grader.scoring", "course_checks.optimizing"):
         try:
             found.append(inspect.getsource(__import__(module, fromlist=["x"])))
         except (ImportError, OSError, TypeError):
@@ -312,7 +312,7 @@ HOSTILE = {  # points, status: nothing is gained, and nobody else is harmed
     "patches": (notebook("import math, torch\nmath.isclose = torch.equal = lambda *_, **__: True", reach=inside("pass")), 2, None),
     "replaces_protocol": (notebook("from course_grader import protocol\nprotocol.pack = lambda *_: b'x'", reach=inside("pass")), 0, None),
     "writes_to_all": (notebook(reach=inside("import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'hw1\\n' + b'\\xff' * 99)\n    except OSError: pass")), 2, None),
-    "reads_course": (notebook(reach=inside(f"open({str(ROOT / 'course_grader' / 'extra_checks.py')!r}).read(); return math.inf")), 2, None),
+    "reads_course": (notebook(reach=inside(f"open({str(ROOT / 'course_grader' / 'scoring.py')!r}).read(); return math.inf")), 2, None),
     "imports_checks": (notebook("import sys\nsys.meta_path.pop(0)", reach=inside("from course_checks import optimizing; return 1")), 2, None),
     "becomes_root": (notebook(reach=inside("import os; os.setuid(0); os.setgroups([])")), 2, None),
     "mounts": (notebook(reach=inside("import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0 and ctypes.CDLL(None).mount(b'/', b'/tmp', 0, 4096, 0) == 0; raise SystemExit")), 2, None),

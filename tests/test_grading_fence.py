@@ -189,7 +189,7 @@ def peek(course):
 import course_utils, os
 from pathlib import Path
 assert course_utils.__file__.startswith({str(course)!r})
-for path in ("course_grader/extra_checks.py", "course_checks/scratch.py", "notebooks/homework/solved"):
+for path in ("course_grader/scoring.py", "course_checks/scratch.py", "notebooks/homework/solved"):
     assert not Path({str(course)!r}, path).exists(), path
 for path in (".", "course_utils", "data"):
     try:
