@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,8 +43,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Grade, and return the exit status: 1 if nothing could be graded, 130 after Ctrl-C."""
-    sys.stdout.reconfigure(errors="replace")
-    sys.stderr.reconfigure(errors="replace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in good order, as Ctrl-C does
     try:
         return grade(options)
@@ -71,18 +70,19 @@ def grade(options: argparse.Namespace) -> int:
     found, skipped = find_submissions(options.submissions, assignments(), options.attempt)
     store = Store(options.out)
     seed = options.seed if options.seed is not None else store.seed
-    store.choose_seed(secrets.randbelow(2**31 - 1000) + 1000 if seed is None else seed)
-    course = _course(options.limit_seconds, store.seed)
+    seed = secrets.randbelow(2**31 - 1000) + 1000 if seed is None else seed
+    store.choose_seed(seed)
+    course = _course(options.limit_seconds, seed)
     keys = {one.name: f"{course}-{_key(one)}" for one in found}
     results = {name: done for name, key in keys.items() if (done := store.get(key))}
     todo = [one for one in found if one.name not in results]
     if results:
         print(f"{len(results)} of {len(found)} submissions were graded before, and are the same.")
-    everything = report.Class(found, results, skipped=skipped, seed=store.seed)
+    everything = report.Class(found, results, skipped=skipped, seed=seed)
     everything.marks, everything.complaints = store.read_marks()
     stopped = False
     try:
-        for one, graded in _each(todo, store.seed, options) if todo else ():
+        for one, graded in _each(todo, seed, options) if todo else ():
             results[one.name] = graded
             if graded.status != "not graded":
                 store.keep(keys[one.name], graded)
@@ -152,7 +152,8 @@ def _each(
                     running[mine] = slot, one, process
                 if not running:
                     return
-                for result in wait(list(running)):
+                ready: list[Any] = wait(list(running))
+                for result in ready:
                     slot, one, process = running.pop(result)
                     yield one, _received(result)
                     process.join()

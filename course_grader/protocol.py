@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from types import GeneratorType
 from typing import Any
 
@@ -28,8 +28,8 @@ from torch import Tensor
 MAX_JSON, MAX_RAW, MAX_DEPTH = 4 << 20, 64 << 20, 50
 _MAGIC, _HEAD = b"hw2\n", struct.Struct(">4sIQ")
 _SERIES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_LAZY = (GeneratorType, map, filter, zip, range, reversed, enumerate, deque)
-_LAZY += (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS = (KeysView, ValuesView, ItemsView)
+_LAZY = (GeneratorType, map, filter, zip, range, reversed, enumerate, deque, *_VIEWS)
 
 
 class ProtocolError(Exception):
@@ -64,8 +64,8 @@ class _Writer:
             return {"bytes": value.decode("latin-1")}
         if isinstance(value, Mapping):
             return {"dict": [self._all(pair, depth) for pair in value.items()]}
-        for name, kind in _SERIES.items():
-            if isinstance(value, kind):
+        for name, series in _SERIES.items():
+            if isinstance(value, series):
                 return {name: self._all(value, depth)}
         if isinstance(value, _LAZY):
             return {"list": self._all(value, depth)}
@@ -102,7 +102,7 @@ def _read_value(value: Any, tensors: Mapping[str, Tensor], depth: int = 0) -> An
     """Return the value for a JSON value. Raises anything for what is malformed."""
     if not isinstance(value, dict | list):
         return value
-    ((kind, body),) = value.items()
+    ((kind, body),) = dict(value).items()
 
     def read(part: Any) -> Any:
         return _read_value(part, tensors, depth + 1)

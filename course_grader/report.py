@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 from course_grader.scoring import Graded, Scored
 from course_grader.store import Store, plain, questions
@@ -45,7 +46,7 @@ class Class:
 
     submissions: Sequence[Submission]
     results: Mapping[str, Graded]  # by the submission's name
-    marks: Mapping[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    marks: Mapping[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     complaints: Sequence[str] = ()
     seed: int = 0
@@ -88,7 +89,7 @@ def table(everything: Class) -> bytes:
     columns += ["look", "similar_to", "isolation", *questions(everything.assignments().values())]
     similar, rows = alike(everything), []
     for one, graded in everything.rows():
-        row = {"student": one.student, "file": one.file, "status": graded.status}
+        row: dict[str, Any] = {"student": one.student, "file": one.file, "status": graded.status}
         row |= {
             "look": " | ".join(graded.look()),
             "similar_to": "; ".join(similar.get(one.name, ())),
@@ -216,11 +217,11 @@ def _submission(one: Submission, graded: Graded, everything: Class) -> str:
         quoted = f"<pre>{_text(answer)}</pre>" if answer else "<p>No answer.</p>"
         points = f"{by_hand.get(question.id, '____')} of {question.points:g} points"
         parts.append(f"<h3>{_text(question.title)}: {points}</h3>{quoted}")
-    points = everything.points(one, graded)
-    marks = [points.pop(w.id) for w in assignment.written if w.id in points]
+    whole = everything.points(one, graded)
+    marks = [whole.pop(w.id) for w in assignment.written if w.id in whole]
     written = f"{sum(marks):g}" if marks else "____"
     parts.append(
-        f"<p><strong>Exercises: {sum(points.values()):g} of {assignment.points:g} points.</strong> "
+        f"<p><strong>Exercises: {sum(whole.values()):g} of {assignment.points:g} points.</strong> "
         f"Written: {written} of {assignment.written_points:g} points.</p>"
     )
     return "\n".join(parts)

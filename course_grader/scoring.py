@@ -16,7 +16,7 @@ from typing import Any
 from course_checks import Wrong, exercises
 from course_grader import protocol
 from course_grader.sandbox import StudentError, Worker, WorkerLost, Workshop, three_texts
-from course_grader.submissions import Submission
+from course_grader.submissions import Assignment, Submission
 
 MAX_RESTARTS = 4  # of a worker that a submission ends or hangs
 PUBLIC_ONLY = 0.5  # of the points, when the notebook's own check passes and the extra one fails
@@ -92,7 +92,7 @@ def grade_submission(
     start = time.monotonic()
     if submission.problem or submission.assignment is None:
         return Graded("unreadable", notes=[submission.problem])
-    session = _Session(submission, workshop, seed, slot)
+    session = _Session(submission, submission.assignment, workshop, seed, slot)
     try:
         session.run()
     finally:
@@ -161,10 +161,17 @@ class _Session:
     still counts; when that is not enough, it is left out.
     """
 
-    def __init__(self, submission: Submission, workshop: Workshop, seed: int, slot: int) -> None:
+    def __init__(
+        self,
+        submission: Submission,
+        assignment: Assignment,
+        workshop: Workshop,
+        seed: int,
+        slot: int,
+    ) -> None:
         self.check_seconds = workshop.seconds / 4
         self.workshop, self.seed, self.slot = workshop, seed, slot
-        self.exercises = {e.function: e for e in submission.assignment.exercises}
+        self.exercises = {e.function: e for e in assignment.exercises}
         self.cells = submission.code()
         self.how = ["whole"] * len(self.cells)
         self.left = workshop.seconds  # for cells

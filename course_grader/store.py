@@ -169,18 +169,18 @@ class Store:
         """Make the file for marks, or add rows for submissions that it lacks; change nothing."""
         before, encoding, delimiter = self._marks_file()
         found, complaints = self.read_marks()
-        own = [one for one in submissions if one.assignment]
+        own = [(one, one.assignment) for one in submissions if one.assignment]
         if not own or any("no columns" in complaint for complaint in complaints):
             return
         text = io.StringIO()
         writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
         columns = next(csv.reader([before.partition("\n")[0]], delimiter=delimiter), None)
         if not columns:
-            there = {one.assignment.key: one.assignment for one in own}
+            there = {assignment.key: assignment for _, assignment in own}
             columns = [*_KEYS, *questions(there[key] for key in sorted(there))]
             writer.writerow(columns)
-        for one in own:
-            about = dict(zip(_KEYS, (plain(one.student), one.assignment.key), strict=True))
+        for one, assignment in own:
+            about = dict(zip(_KEYS, (plain(one.student), assignment.key), strict=True))
             if tuple(about.values()) not in found:
                 writer.writerow([about.get(column.strip(), "") for column in columns])
         if added := text.getvalue():

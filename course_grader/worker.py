@@ -189,7 +189,7 @@ class _Checks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             raise AttributeError(name)
 
         module.__getattr__ = attribute  # type: ignore[method-assign]
-        module.__all__ = self.checks
+        vars(module)["__all__"] = self.checks
 
 
 def _students_frames(error: BaseException) -> list[traceback.FrameSummary]:
