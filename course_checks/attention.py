@@ -160,7 +160,7 @@ check_split_heads = Exercise(
     shape="(B, H, T, d_k)",
     mistakes={
         "Nearly: this is (B, T, H, d_k); `.transpose(1, 2)` it.": _moved(0, 1, 2, 3),
-        "The content is mixed up: `view` straight to (B, H, T, d_k) deals out tokens; first view as "
+        "The content is mixed up: `view` straight to (B, H, T, d_k) deals out tokens. First get "
         "(B, T, H, d_k).": lambda x, n: x.reshape(len(x), n, x.shape[1], -1),
         "Each head got every H-th channel; it should get a block of neighbours: the last "
         "dimension splits as (H, d_k), not (d_k, H).": _moved(0, 3, 1, 2, inner=True),

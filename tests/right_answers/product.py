@@ -6,16 +6,6 @@ import numpy as np
 import torch
 
 
-def windows_by_range(n, size, stride):
-    found, done = [], 1
-    for start in range(0, n, stride):
-        end = min(start + size, n)
-        found.append((start, end, end - done))
-        done = end
-        if end == n:
-            return found
-
-
 def windows_by_marking(n, size, stride):
     scored, found, start = {0}, [], 0
     while max(scored) < n - 1:
@@ -30,6 +20,13 @@ def windows_by_count(n, size, stride):
     ends = [min(size + k * stride, n) for k in range(1 + max(0, -(-(n - size) // stride)))]
     before = [1, *ends[:-1]]
     return [(k * stride, end, end - before[k]) for k, end in enumerate(ends)]
+
+
+def windows_in_lists(n, size, stride):
+    starts = range(0, max(n - size, 0) + stride, stride)
+    return [
+        [k, min(k + size, n), min(k + size, n) - (k + size - stride if k else 1)] for k in starts
+    ]
 
 
 def windows_recursive(n, size, stride, start=0, done=1):
@@ -76,15 +73,6 @@ def int8_numpy(weight):
     return np.rint(w / scale).astype(np.int8), scale
 
 
-def int8_by_rows(weight):
-    rows, scales = [], []
-    for row in weight.tolist():
-        scale = max(map(abs, row)) / 127 or 1.0
-        rows.append([round(x / scale) for x in row])
-        scales.append([scale])
-    return [torch.tensor(rows, dtype=torch.int8), torch.tensor(scales)]
-
-
 def int8_where(weight):
     largest = weight.abs().max(dim=1).values
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))[:, None]
@@ -117,14 +105,14 @@ def merge_by_outer(weight, A, B, alpha):
 
 
 RIGHT = {
-    "windows": [windows_by_range, windows_by_marking, windows_by_count, windows_recursive],
+    "windows": [windows_by_marking, windows_by_count, windows_recursive, windows_in_lists],
     "ngram_precision": [
         precision,
         precision_by_crossing_out,
         precision_zip,
         lambda c, r, n: torch.tensor(precision(c, r, n)),
     ],
-    "quantize_int8": [int8, int8_numpy, int8_by_rows, int8_where],
+    "quantize_int8": [int8, int8_numpy, lambda w: list(int8(w.double())), int8_where],
     "magnitude_mask": [
         mask_by_argsort,
         mask_by_limit,
