@@ -41,6 +41,7 @@ book: models ## the executed book in _build/html
 test: models ## unit tests, every notebook, the built site in a real browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python tools/notebooks.py --check
 	$(BIN)/python -m tools.homework --check
 	$(BIN)/python -m pytest -m "not site"
