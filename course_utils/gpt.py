@@ -1,6 +1,7 @@
 """A GPT in one file, to be read from top to bottom: attention, MLP, block, model.
 
-One config covers GPT-2 (its defaults, with ``tied=True``) and modern decoders such as Llama.
+One config covers the parts of GPT-2 (the defaults, with ``tied=True``) and of modern decoders such
+as Llama.
 Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
 heads (``n_head``), ``d_k`` channels of one head, ``V`` tokens in the vocabulary. ``T_q`` queries
 and ``T_k`` keys differ only where they come from different sequences, or where a cache holds
@@ -23,6 +24,222 @@ from torch.nn import functional as F
 
 from course_utils import inputs
 from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, rotate, sinusoidal
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(query keyᵀ / √d_k): how much each query takes from each key.
+
+    Built by hand in chapter 5, "Attention, one step at a time".
+
+    Args:
+        query: ``(..., T_q, d_k)``.
+        key: ``(..., T_k, d_k)``.
+        mask: broadcast to ``(..., T_q, T_k)``; boolean, True where a query may look, or numbers
+            that are added to the scores. A query with every key masked gets a row of NaN.
+
+    Returns:
+        ``(..., T_q, T_k)``; every row sums to 1.
+    """
+    query = query / math.sqrt(query.shape[-1])  # cheaper than dividing the T_q * T_k scores
+    scores = query @ key.transpose(-2, -1)  # (..., T_q, T_k)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1)
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the weighted mean of the values for each query, ``(..., T_q, d_v)``.
+
+    This is the definition. torch's function of the same name gives the same numbers without ever
+    holding all the weights, which is what :class:`MultiHeadAttention` uses.
+    """
+    return attention_weights(query, key, mask) @ value
+
+
+def causal_mask(
+    n_query: int, n_key: int | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
+
+    Query ``i`` may look at keys up to its own position. With more keys than queries, the queries
+    are the last ones of the sequence, as in generation with a cache.
+
+    Built by hand in chapter 5, "Masks: who may look at whom".
+    """
+    n_key = n_query if n_key is None else n_key
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+
+
+def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
+    """Return ``mask``, which also masks the pairs where ``allowed`` is False.
+
+    Like the mask of :func:`attention_weights`, it is boolean or holds numbers to add to the scores.
+    """
+    if mask is None:
+        return allowed
+    return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, -math.inf)
+
+
+class KVCache:
+    """The keys and values of the tokens that one attention layer has read so far.
+
+    Without it, each new token would compute the keys and values of all earlier ones again. The
+    buffer doubles when it is full, so adding a token costs the same however many there are.
+
+    Built by hand in chapter 7, "The KV cache: do not read the book again for every word".
+
+    Attributes:
+        length: number of tokens held.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._buffer: Tensor | None = None  # (2, B, H_kv, capacity, d_k): keys, then values
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new tokens' ``(B, H_kv, T, d_k)``; return all keys and all values so far.
+
+        Raises:
+            ValueError: the cache is for another batch size.
+        """
+        B, H_kv, T, d_k = key.shape
+        start, end = self.length, self.length + T
+        if self._buffer is None:
+            self._buffer = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
+        elif self._buffer.shape[1] != B:
+            n = self._buffer.shape[1]
+            raise ValueError(f"the cache is for {n} texts, not {B}; begin with a new cache.")
+        elif end > self._buffer.shape[3]:
+            self._buffer = torch.cat([self._buffer, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
+        self._buffer[0, :, :, start:end] = key
+        self._buffer[1, :, :, start:end] = value
+        self.length = end
+        return self._buffer[0, :, :, :end], self._buffer[1, :, :, :end]  # (B, H_kv, T_k, d_k) each
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the texts that ``rows`` ``(B',)`` names, in its order; a row may come twice."""
+        if self._buffer is not None:
+            self._buffer = self._buffer[:, rows]
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side: self-attention, causal or not, and cross-attention.
+
+    Built by hand in chapter 5, "Several heads".
+
+    Args:
+        n_embd: channels ``C`` in and out; a multiple of ``n_head``.
+        n_head: number of heads ``H`` of queries; each has ``d_k = n_embd / n_head`` channels.
+        n_kv_head: number of heads of keys and values, ``n_head`` by default. With fewer, each
+            serves a group of neighbouring query heads (grouped-query attention, Ainslie et al.,
+            2023; with one, multi-query attention, Shazeer, 2019).
+        causal: let a query look at its own position and earlier ones only.
+        bias: give the four projections a bias.
+        dropout: probability of dropping an attention weight while training.
+        qk_norm: give every query and key a layer norm, so that scores cannot grow without bound
+            (Dehghani et al., 2023, "Scaling vision transformers to 22 billion parameters").
+
+    Set the attribute ``fused`` to False to compute the definition step by step instead of calling
+    torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
+
+    Raises:
+        ValueError: heads do not divide the channels, or key heads do not divide query heads.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        *,
+        n_kv_head: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+    ):
+        super().__init__()
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        inputs.check_heads(n_embd, n_head, n_kv_head)
+        self.d_k, self.group = n_embd // n_head, n_head // n_kv_head
+        self.causal, self.dropout, self.fused = causal, dropout, True
+        self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
+        self.key_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
+        self.query = nn.Linear(n_embd, n_embd, bias=bias)
+        self.key = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
+        self.value = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
+        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``(B, T, H * d_k)`` -> ``(B, H, T, d_k)``: each head gets its own slice of channels."""
+        return x.unflatten(-1, (-1, self.d_k)).transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Return ``(B, T_q, C)``.
+
+        Args:
+            x: ``(B, T_q, C)``, where the queries come from.
+            memory: ``(B, T_k, C)``, where keys and values come from. In a :class:`GPT` it is ``x``
+                itself, which is the default; in cross-attention, the output of an encoder.
+            mask: broadcast to ``(B, H, T_q, T_k)``; boolean, True where a query may look (for
+                padding, ``(B, 1, 1, T_k)``), or numbers that are added to the scores.
+            rotary: cosines and sines that turn queries and keys, from
+                :func:`~course_utils.positions.rotary_table`.
+            cache: the tokens read before ``x``; those of ``x`` are added to it.
+
+        Raises:
+            ValueError: another width than ``n_embd``, or a memory with ``rotary`` or ``cache``.
+        """
+        if memory is not None and (cache is not None or rotary is not None):
+            raise ValueError(
+                "cache and rotary are for self-attention; leave them out where there is a memory."
+            )
+        memory = x if memory is None else memory
+        for source in (x, memory):
+            inputs.check_width(source, self.query.in_features)
+        q = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
+        k = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
+        v = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, H_kv, T_k, d_k), now of all tokens
+
+        # Who may look at whom. A single query is the last token: it may look at everything.
+        T_q, T_k, is_causal = q.shape[2], k.shape[2], False
+        if self.causal and T_q > 1:
+            if self.fused and mask is None and T_q == T_k:
+                is_causal = True  # the kernel has a causal mask of its own, which is faster
+            else:
+                mask = restrict(mask, causal_mask(T_q, T_k, x.device))
+
+        dropout = self.dropout if self.training else 0.0
+        if self.fused:
+            out = F.scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal, enable_gqa=self.group > 1
+            )  # (B, H, T_q, d_k)
+        else:
+            if self.group > 1:  # one copy of each key head for every query head of its group
+                k, v = (t.repeat_interleave(self.group, dim=1) for t in (k, v))
+            weights = attention_weights(q, k, mask)  # (B, H, T_q, T_k)
+            out = F.dropout(weights, dropout) @ v  # (B, H, T_q, d_k)
+        return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
+
+
+# --- the config, and the other parts of a block --------------------------------------------------
+
 
 #: How a :class:`GPT` can be told the order of its tokens.
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -104,220 +321,10 @@ class GPTConfig:
             check_rope_scaling(self.rope_scaling, d_k)
 
 
-# --- attention -----------------------------------------------------------------------------------
-
-
-def causal_mask(
-    n_query: int, n_key: int | None = None, device: torch.device | None = None
-) -> Tensor:
-    """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
-
-    Query ``i`` may look at keys up to its own position. With more keys than queries, the queries
-    are the last ones of the sequence, as in generation with a cache.
-
-    Built by hand in chapter 5, "Masks: who may look at whom".
-    """
-    n_key = n_query if n_key is None else n_key
-    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
-
-
-def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
-    """Return ``mask``, boolean or numbers, with every pair closed that ``allowed`` forbids."""
-    if mask is None:
-        return allowed
-    return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, -math.inf)
-
-
-def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return softmax(query keyᵀ / √d_k): how much each query takes from each key.
-
-    Built by hand in chapter 5, "Attention, one step at a time".
-
-    Args:
-        query: ``(..., T_q, d_k)``.
-        key: ``(..., T_k, d_k)``.
-        mask: broadcast to ``(..., T_q, T_k)``; boolean, True where a query may look, or numbers
-            that are added to the scores. A query that may look nowhere gives a row of NaN.
-
-    Returns:
-        ``(..., T_q, T_k)``; every row sums to 1.
-    """
-    query = query / math.sqrt(query.shape[-1])  # cheaper than dividing the T_q * T_k scores
-    scores = query @ key.transpose(-2, -1)  # (..., T_q, T_k)
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -math.inf)
-    elif mask is not None:
-        scores = scores + mask
-    return scores.softmax(dim=-1)
-
-
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """Return the weighted mean of the values for each query, ``(..., T_q, d_v)``.
-
-    This is the definition. torch's function of the same name gives the same numbers without ever
-    holding all the weights, which is what :class:`MultiHeadAttention` uses.
-    """
-    return attention_weights(query, key, mask) @ value
-
-
-class KVCache:
-    """The keys and values of the tokens that one attention layer has read so far.
-
-    Without it, each new token would compute the keys and values of all earlier ones again. The
-    room for them doubles when it is full, so adding a token costs the same however many there are.
-
-    Built by hand in chapter 7, "The KV cache: do not read the book again for every word".
-
-    Attributes:
-        length: number of tokens held.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._room: Tensor | None = None  # (2, B, H_kv, room, d_k): keys, then values
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new tokens' ``(B, H_kv, T, d_k)``; return all keys and all values so far.
-
-        Raises:
-            ValueError: the cache holds another number of texts.
-        """
-        B, H_kv, T, d_k = key.shape
-        start, end = self.length, self.length + T
-        if self._room is None:
-            self._room = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
-        elif self._room.shape[1] != B:
-            n = self._room.shape[1]
-            raise ValueError(f"the cache holds {n} texts, not {B}; begin with a new cache.")
-        elif end > self._room.shape[3]:
-            self._room = torch.cat([self._room, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
-        self._room[0, :, :, start:end] = key
-        self._room[1, :, :, start:end] = value
-        self.length = end
-        return self._room[0, :, :, :end], self._room[1, :, :, :end]  # (B, H_kv, T_k, d_k) each
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the texts that ``rows`` ``(B',)`` names, in its order; a row may come twice."""
-        if self._room is not None:
-            self._room = self._room[:, rows]
-
-
-class MultiHeadAttention(nn.Module):
-    """Several attentions side by side: self-attention, causal or not, and cross-attention.
-
-    Built by hand in chapter 5, "Several heads".
-
-    Args:
-        n_embd: channels ``C`` in and out; a multiple of ``n_head``.
-        n_head: number of heads ``H`` of queries; each has ``d_k = n_embd / n_head`` channels.
-        n_kv_head: number of heads of keys and values, ``n_head`` by default. With fewer, each
-            serves a group of neighbouring query heads (grouped-query attention, Ainslie et al.,
-            2023; with one, multi-query attention, Shazeer, 2019).
-        causal: let a query look at its own position and earlier ones only.
-        bias: give the four projections a bias.
-        dropout: probability of dropping an attention weight while training.
-        qk_norm: give every query and key a layer norm, so that scores cannot grow without bound
-            (Dehghani et al., 2023, "Scaling vision transformers to 22 billion parameters").
-
-    Set the attribute ``fused`` to False to compute the definition step by step instead of calling
-    torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
-
-    Raises:
-        ValueError: heads do not divide the channels, or key heads do not divide query heads.
-    """
-
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        *,
-        n_kv_head: int | None = None,
-        causal: bool = False,
-        bias: bool = True,
-        dropout: float = 0.0,
-        qk_norm: bool = False,
-    ):
-        super().__init__()
-        n_kv_head = n_head if n_kv_head is None else n_kv_head
-        inputs.check_heads(n_embd, n_head, n_kv_head)
-        self.d_k, self.group = n_embd // n_head, n_head // n_kv_head
-        self.causal, self.dropout, self.fused = causal, dropout, True
-        self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
-        self.key_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
-        self.query = nn.Linear(n_embd, n_embd, bias=bias)
-        self.key = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
-        self.value = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
-        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """``(B, T, H * d_k)`` -> ``(B, H, T, d_k)``: each head gets its own slice of channels."""
-        return x.unflatten(-1, (-1, self.d_k)).transpose(1, 2)
-
-    def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        mask: Tensor | None = None,
-        rotary: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
-    ) -> Tensor:
-        """Return ``(B, T_q, C)``.
-
-        Args:
-            x: ``(B, T_q, C)``, where the queries come from.
-            memory: ``(B, T_k, C)``, where keys and values come from; ``x`` itself by default.
-            mask: broadcast to ``(B, H, T_q, T_k)``; boolean, True where a query may look (for
-                padding, ``(B, 1, 1, T_k)``), or numbers that are added to the scores.
-            rotary: cosines and sines that turn queries and keys, from
-                :func:`~course_utils.positions.rotary_table`.
-            cache: the tokens read before ``x``; those of ``x`` are added to it.
-
-        Raises:
-            ValueError: another width than ``n_embd``, or a memory with ``rotary`` or ``cache``.
-        """
-        if memory is not None and (cache is not None or rotary is not None):
-            raise ValueError(
-                "cache and rotary are for self-attention; leave them out where there is a memory."
-            )
-        memory = x if memory is None else memory
-        for source in (x, memory):
-            inputs.check_width(source, self.query.in_features)
-        query = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
-        key = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
-        value = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
-        if rotary is not None:
-            query, key = rotate(query, *rotary), rotate(key, *rotary)
-        if cache is not None:
-            key, value = cache.append(key, value)  # (B, H_kv, T_k, d_k), now of all tokens
-
-        T_q, T_k, is_causal = query.shape[2], key.shape[2], False
-        if self.causal and T_q > 1:  # a single query comes last and may look at everything
-            if self.fused and mask is None and T_q == T_k:
-                is_causal = True  # the kernel has a causal mask of its own, which is faster
-            else:
-                mask = restrict(mask, causal_mask(T_q, T_k, x.device))
-        dropout = self.dropout if self.training else 0.0
-        if self.fused:
-            out = F.scaled_dot_product_attention(
-                query, key, value, mask, dropout, is_causal, enable_gqa=self.group > 1
-            )  # (B, H, T_q, d_k)
-        else:
-            if self.group > 1:  # one copy of each key head for every query head of its group
-                key, value = (t.repeat_interleave(self.group, dim=1) for t in (key, value))
-            weights = attention_weights(query, key, mask)  # (B, H, T_q, T_k)
-            out = F.dropout(weights, dropout) @ value  # (B, H, T_q, d_k)
-        return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
-
-
-# --- the other parts of a block ------------------------------------------------------------------
-
-
 def make_norm(config: GPTConfig) -> nn.Module:
     """Return the norm that ``config`` asks for, ``(..., C)`` -> ``(..., C)``.
 
-    Both scale the channels of each position; layer norm also takes off their mean. Built by hand
+    Both scale the channels of each position; layer norm also subtracts their mean. Built by hand
     in chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al.,
     2016, "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
     """
@@ -447,7 +454,7 @@ class GPT(nn.Module):
     def _init_weights(self) -> None:
         """Draw the weights so that every layer's output starts with about the size of its input.
 
-        A sum of ``n`` terms grows by √n, so a matrix with ``n`` inputs is drawn from N(0, 1/n).
+        A sum of ``n`` terms grows like √n, so a matrix with ``n`` inputs is drawn from N(0, 1/n).
         What a block adds to the residual stream comes out of its two ``proj`` layers; there are
         ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream keeps its
         size however deep the model is. The head starts near zero: the first guess is uniform.
@@ -505,38 +512,58 @@ class GPT(nn.Module):
         inputs.check_batch(ids, n_past, c.vocab_size, c.block_size, self.lm_head.weight.device)
         if cache is not None and len(cache) != c.n_layer:
             raise ValueError(f"cache is for {len(cache)} blocks, the model has {c.n_layer}.")
-        T, T_k = ids.shape[1], n_past + ids.shape[1]
         x = self.token_embedding(ids)  # (B, T, C)
         exact = torch.promote_types(x.dtype, torch.float32)  # for angles and distances
+        positions, mask = self._positions_and_mask(ids, n_past, n_pad)
 
-        columns = torch.arange(T_k, device=ids.device)  # (T_k,), the cached ones first
-        positions, mask, rotary = columns[n_past:], None, None  # (T,)
-        if c.positions == "alibi":
-            mask = alibi_bias(c.n_head, T, T_k, ids.device, exact).to(x.dtype)  # (H, T, T_k)
-        if n_pad is not None:  # count from the first real token, and look at real tokens only
-            inputs.check_padding(n_pad, ids)
-            positions = (positions - n_pad[:, None]).clamp(min=0)  # (B, T)
-            real = columns >= n_pad[:, None]  # (B, T_k)
-            # Padding itself may look anywhere: each row of weights needs at least one key.
-            allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
-            mask = restrict(mask, allowed[:, None])  # (B, 1 or H, T, T_k)
-
+        rotary = None
         if c.positions == "learned":
             x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
-        elif c.positions == "rotary":
-            where = positions.unsqueeze(-2).to(exact)  # (1, T) or (B, 1, T), for all heads
-            rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
+        elif c.positions == "rotary":  # the blocks turn queries and keys by it
+            for_heads = positions.unsqueeze(-2).to(exact)  # (1, T) or (B, 1, T)
+            rotary = rotary_table(for_heads, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
+        elif c.positions == "alibi":  # the blocks add it to the scores
+            T, T_k = ids.shape[1], n_past + ids.shape[1]
+            bias = alibi_bias(c.n_head, T, T_k, ids.device, exact).to(x.dtype)  # (H, T, T_k)
+            mask = bias if mask is None else restrict(bias, mask)
 
         x = self.dropout(x)
         caches: Sequence[KVCache | None] = cache or [None] * c.n_layer
-        for block, its_cache in zip(self.blocks, caches, strict=True):
-            x = block(x, mask, rotary, its_cache)  # (B, T, C)
+        for block, block_cache in zip(self.blocks, caches, strict=True):
+            x = block(x, mask, rotary, block_cache)  # (B, T, C)
         return self.norm(x)
 
+    def _positions_and_mask(
+        self, ids: Tensor, n_past: int, n_pad: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the position of each token, and which keys are padding for which queries.
+
+        Without padding, positions are ``(T,)`` and there is no mask; with it, positions ``(B, T)``
+        count from the first real token, and the mask is ``(B, 1, T, T_k)``.
+        """
+        columns = torch.arange(n_past + ids.shape[1], device=ids.device)  # (T_k,), cached first
+        positions = columns[n_past:]  # (T,)
+        if n_pad is None:
+            return positions, None
+        inputs.check_padding(n_pad, ids)
+        real = columns >= n_pad[:, None]  # (B, T_k)
+        # Real tokens look at real tokens only. Padding looks at whatever comes before it, since
+        # each query needs at least one key; nobody reads what it finds.
+        allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
+        return (positions - n_pad[:, None]).clamp(min=0), allowed[:, None]
+
     def new_cache(self) -> list[KVCache]:
-        """Return an empty cache for :meth:`forward`: one :class:`KVCache` for each block."""
+        """Return an empty cache: one :class:`KVCache` for each block.
+
+        The first call reads the prompt, and each later one only the token that is new::
+
+            cache = model.new_cache()
+            logits, _ = model(prompt, cache=cache)  # (B, T, V)
+            new = logits[:, -1:].argmax(-1)  # (B, 1)
+            logits, _ = model(new, cache=cache)  # (B, 1, V)
+        """
         return [KVCache() for _ in self.blocks]
 
     def use_fused_attention(self, fused: bool) -> None:

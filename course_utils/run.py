@@ -50,7 +50,7 @@ class Run:
     number that is not finite can get into either.
 
     Args:
-        model, optimizers: what is trained, and by what.
+        model, optimizers: the model and what updates it.
         generator: draws the batches.
         steps: how many there are in all.
         settings: what must be the same when the run is resumed, in named groups.

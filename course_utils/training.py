@@ -1,5 +1,7 @@
 """The training loop, and what it calls: learning rate, optimizers, dtype, evaluation.
 
+Begin with :func:`train`. Each step sets the learning rate, draws a batch, computes the loss and
+its gradients, clips them, and lets the optimizers change the weights; now and then it evaluates.
 What happens around the loop (checkpoints, Ctrl-C, the history) is in :mod:`course_utils.run`.
 """
 
@@ -46,7 +48,7 @@ class TrainConfig:
         learning_rate: AdamW's maximum learning rate, reached after the warm-up.
         muon_learning_rate: Muon's maximum learning rate.
         warmup_steps: steps over which the learning rates rise to their maximum; None means a tenth
-            of all steps, but no more than 100.
+            of all steps, at most 100.
         schedule: how they then fall to zero, "cosine" or "linear".
         weight_decay: how strongly matrices are pulled towards zero; biases and norms never are.
         clip_norm: a gradient whose norm is larger is scaled down to this norm.
@@ -57,7 +59,7 @@ class TrainConfig:
             :func:`course_utils.device.fast_dtype`.
 
     Raises:
-        ValueError: a number makes no sense, or a name is unknown.
+        ValueError: a number is out of range, or a name is unknown.
     """
 
     steps: int
@@ -149,8 +151,7 @@ def train(
         FileExistsError: ``checkpoint`` already exists, and ``resume`` is False.
         OSError: the checkpoint cannot be written; the previous one is intact.
     """
-    T, B, k = model.config.block_size, config.batch_size, config.accumulation_steps
-    device = _device_of(model)
+    T, B, device = model.config.block_size, config.batch_size, _device_of(model)
     windows = _evaluation_windows(model, train_ids, val_ids, config.eval_windows)
     state = checkpoints.load_or_none(checkpoint, resume)
     config = _settle_dtype(config, model, state)
@@ -164,31 +165,33 @@ def train(
         run.restore(state)
     replica = distributed.replicate(model)  # in a single process, the model itself
 
+    n_batches = config.accumulation_steps
     model.train()
     with run.steps_left() as steps:
         if not run.history.steps:
             run.record_evaluation(0, *estimate_losses(model, windows, B, dtype))
         for step in steps:
-            set_learning_rate(optimizers, schedule(step, config))
+            set_learning_rate(optimizers, lr_fraction(step, config))
 
             model.zero_grad()
             loss = torch.zeros((), device=device)
-            for number in range(k):
+            for micro_step in range(n_batches):
+                # y holds the tokens of x one place further on: what is to be predicted.
                 x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
-                with distributed.no_sync(replica, number < k - 1):  # average once, after the last
-                    part = loss_of(replica, x, y, dtype) / k
-                    part.backward()  # adds to the gradients of the batches before
-                loss += part.detach()
+                with distributed.no_sync(replica, micro_step < n_batches - 1):  # wait for the last
+                    micro_loss = loss_of(replica, x, y, dtype) / n_batches
+                    micro_loss.backward()  # adds to the gradients of the batches before
+                loss += micro_loss.detach()
 
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            # It raises an error unless both are finite, before the weights change.
+            # On a CPU, it raises an error here if one of the two is not finite; see there.
             run.record_step(distributed.all_reduce_mean(loss), norm)
             for optimizer in optimizers:
                 optimizer.step()
 
             if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
                 run.record_evaluation(step + 1, *estimate_losses(model, windows, B, dtype))
-    model.eval()
+    model.eval()  # no dropout from here on
     return run.history
 
 
@@ -218,7 +221,7 @@ def _settle_dtype(config: TrainConfig, model: GPT, state: dict[str, Any] | None)
 # --- learning rate and optimizers ------------------------------------------------------------
 
 
-def schedule(step: int, config: TrainConfig) -> float:
+def lr_fraction(step: int, config: TrainConfig) -> float:
     """Return the learning rate at ``step``, counted from 0, as a fraction of its maximum.
 
     It rises in a straight line during the warm-up, and then falls to zero.
@@ -236,7 +239,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return AdamW's learning rate at ``step``, counted from 0."""
-    return config.learning_rate * schedule(step, config)
+    return config.learning_rate * lr_fraction(step, config)
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], fraction: float) -> None:

@@ -113,7 +113,7 @@ def test_all_learning_rates_have_one_shape():
     )
     optimizers = training.make_optimizers(model, config)
     for step, share in ((0, 1 / 5), (4, 1.0), (5, 1.0), (10, 0.8), (29, 1 / 25)):
-        training.set_learning_rate(optimizers, training.schedule(step, config))
+        training.set_learning_rate(optimizers, training.lr_fraction(step, config))
         rates = [group["lr"] for one in optimizers for group in one.param_groups]
         assert rates == pytest.approx([0.5 * share, 0.5 * share, 4.0 * share])
 
