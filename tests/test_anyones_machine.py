@@ -680,7 +680,7 @@ def test_fetch_prints_to_any_terminal(encoding, name):
 
 PRINT = """
 import sys, logging
-from course_utils import terminal
+from course_commands import terminal
 def main():
     logging.basicConfig(stream=sys.stdout, level="INFO")
     for _ in range(20_000):

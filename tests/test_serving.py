@@ -985,6 +985,6 @@ def test_a_line_end_in_a_request_forges_no_line_of_the_log(address, caplog):
     ask(address, **{forged: 1, "prompt": "a"})
     httpx.get(f"{address}/%0d%0aforged")
     httpx.post(f"{address}/generate", content=b"", headers={"content-type": "forged\\n"})
-    records = [record for record in caplog.records if record.name == "course_utils.serving"]
+    records = [record for record in caplog.records if record.name == "course_commands.serving"]
     assert len(records) == 4
     assert not any("forged" in record.getMessage() for record in records)
