@@ -4,7 +4,9 @@ Each refusal has the same form: JSON with a code for programs and three sentence
 """
 
 import asyncio
+import errno
 import json
+import logging
 import socket
 from contextlib import suppress
 from email.message import Message
@@ -16,6 +18,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+log = logging.getLogger(__name__)
 
 READ_SECONDS = 10.0  # from the first byte of a request to its last
 GRACE_SECONDS = 5.0  # what an unfinished answer still gets when the server is told to stop
@@ -152,8 +156,13 @@ class Server(uvicorn.Server):
 
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what the loop reports, once: too many connections would be thousands of lines."""
-        if context["message"] not in self.noted:
-            self.noted.add(context["message"])
+        error = context.get("exception")
+        if context["message"] in self.noted or (self.should_exit and isinstance(error, ValueError)):
+            return  # at the end, the loop may still try to listen on what is closed
+        self.noted.add(context["message"])
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            log.warning("there are more clients than this process may have open files; some wait")
+        else:
             loop.default_exception_handler(context)
 
     def _hang_up(self) -> None:

@@ -14,9 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from course_utils import assets, doctor, settings, sources
 from course_utils.device import pick_device
@@ -252,6 +255,19 @@ def test_a_wrong_python_is_named(version):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("The course needs Python 3.11 or newer")
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.11.2", "3.12.0", "3.13.0"])
+def test_every_package_that_is_pinned_can_be_installed(version):
+    """Debian 12, for example, has Python 3.11.2."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert len(pinned) > 100
+    for requirement in pinned:
+        if requirement.marker and not requirement.marker.evaluate({"python_version": version[:4]}):
+            continue
+        needed = metadata.metadata(requirement.name)["Requires-Python"] or ""
+        assert SpecifierSet(needed).contains(version), f"{requirement.name} needs {needed}"
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -521,7 +537,10 @@ def test_another_user_reads_the_shared_folder(public, monkeypatch):
         use(monkeypatch, make_asset({"kind": "url", "url": server.address}))
         assets.get("thing")
     done = as_another(
-        "print(assets.get('thing'))", COURSE_ASSETS=str(public / "cache"), HOME="/not/there"
+        "print(assets.get('thing'))",
+        COURSE_ASSETS=str(public / "cache"),
+        HOME="/not/there",
+        TMPDIR=str(public),
     )
     assert done.stdout.strip() == str(public / "cache" / "thing"), done.stderr
 

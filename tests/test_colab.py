@@ -58,7 +58,7 @@ def test_the_set_up_cell_installs_the_course_and_leaves_torch_alone(environment,
     (cell,) = [c for c in notebook.cells if "setup" in c.metadata.get("tags", [])]
     assert f"git+{REPOSITORY}" in cell.source
     # The repository as it is committed here, in place of its public address.
-    source = cell.source.replace(f"git+{REPOSITORY}", f"git+file://{ROOT}")
+    source = cell.source.replace(f"git+{REPOSITORY}", f"git+{ROOT.as_uri()}")
     (tmp_path / "cell.py").write_text(source)
     done = subprocess.run(
         [environment, "-c", SCRIPT, str(tmp_path / "cell.py")],

@@ -166,6 +166,8 @@ def first_answer(address, process):
     pytest.fail(f"{address} did not answer; the command ended with {process.poll()}")
 
 
+# None of these commands may make the environment anew: the tests themselves are running from it.
+KEEP = "--old-file=.venv/ready"
 needs_environment = pytest.mark.skipif(
     not (ROOT / ".venv" / "ready").exists(), reason="the environment was not made by make"
 )
@@ -175,7 +177,7 @@ needs_environment = pytest.mark.skipif(
 @needs_environment
 def test_make_serve():
     port = free_port()
-    with running("make", "serve", f"PORT={port}") as process:
+    with running("make", KEEP, "serve", f"PORT={port}") as process:
         assert "Language models from the inside" in first_answer(
             f"http://127.0.0.1:{port}/index.html", process
         )
@@ -185,7 +187,7 @@ def test_make_serve():
 def test_make_lab():
     port = free_port()
     options = f"--no-browser --allow-root --port={port} --port-retries=0 --IdentityProvider.token=t"
-    with running("make", "lab", f"LAB_OPTIONS={options}") as process:
+    with running("make", KEEP, "lab", f"LAB_OPTIONS={options}") as process:
         listing = first_answer(f"http://127.0.0.1:{port}/api/contents?token=t", process)
         assert "02_tokenization.ipynb" in listing
 
@@ -193,7 +195,7 @@ def test_make_lab():
 @needs_environment
 @pytest.mark.parametrize("only", ["", "ONLY=bpe"])
 def test_make_bench(only):
-    done = make(ROOT, "bench", "BENCH_OPTIONS=--quick", *filter(None, [only]))
+    done = make(ROOT, KEEP, "bench", "BENCH_OPTIONS=--quick", *filter(None, [only]))
     assert done.returncode == 0, done.stdout + done.stderr
     for title in ("BPE training", "BPE encoding", "BPE round trip"):
         assert re.search(rf"^{title}", done.stdout, flags=re.MULTILINE)

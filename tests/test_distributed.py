@@ -233,7 +233,8 @@ def train_here(capsys, monkeypatch):
         return status, *capsys.readouterr()
 
     yield train
-    logging.basicConfig(force=True)  # not into a stream that is closed by now
+    # not into a stream that is closed by now
+    logging.basicConfig(force=True, level=logging.WARNING)
 
 
 OWN_TEXTS = {

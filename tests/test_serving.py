@@ -637,6 +637,7 @@ GONE = {
 @pytest.mark.parametrize("data", GONE.values(), ids=GONE)
 def test_who_hangs_up_costs_a_line_at_most(caplog, data, leave):
     caplog.set_level("INFO")
+    others = {thread.ident for thread in threading.enumerate()}  # of other servers
     with served(slow()) as address:
         client = connect(address, data)
         if data is STREAM:
@@ -649,7 +650,7 @@ def test_who_hangs_up_costs_a_line_at_most(caplog, data, leave):
         leave(client)
         wait_for(lambda: httpx.get(f"{address}/health").json()["active"] == 0, seconds=2)
         time.sleep(0.1)
-    lines = [r.getMessage() for r in caplog.records if not r.name.startswith("http")]
+    lines = [r.getMessage() for r in caplog.records if r.thread not in others]
     assert len(lines) == (0 if data in (HEAD, b"") else 1), lines
     assert all("disconnected" in line or line == "refused: incomplete" for line in lines)
     assert "Traceback" not in caplog.text
@@ -981,5 +982,6 @@ def test_a_line_end_in_a_request_forges_no_line_of_the_log(address, caplog):
     ask(address, **{forged: 1, "prompt": "a"})
     httpx.get(f"{address}/%0d%0aforged")
     httpx.post(f"{address}/generate", content=b"", headers={"content-type": "forged\\n"})
-    assert "forged" not in caplog.text
-    assert len(caplog.records) == 4
+    records = [record for record in caplog.records if record.name == "course_utils.serving"]
+    assert len(records) == 4
+    assert not any("forged" in record.getMessage() for record in records)

@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import inspect
+import io
 import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -548,8 +550,12 @@ def cut(content, share):
     return content[: int(share * len(content))]
 
 
-def flipped(content, share):
-    place = int(share * len(content))
+def flipped(content, member):
+    """Flip a bit in the middle of one of the file's parts; between them are bytes without use."""
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        part = parts.infolist()[member]
+        inside = parts.read(part)
+    place = content.index(inside) + len(inside) // 2
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
@@ -558,8 +564,9 @@ DAMAGE = {
     "empty": lambda content: b"",
     "cut early": lambda content: cut(content, 0.1),
     "cut late": lambda content: cut(content, 0.99),
-    "one bit in the middle": lambda content: flipped(content, 0.5),
-    "one bit early": lambda content: flipped(content, 0.2),
+    "one bit in the first part": lambda content: flipped(content, 0),
+    "one bit in a tensor": lambda content: flipped(content, 10),
+    "one bit in another tensor": lambda content: flipped(content, 20),
     "zeros at the end": lambda content: cut(content, 0.8) + bytes(len(content) // 5),
 }
 
