@@ -9,6 +9,7 @@ import html
 import io
 import os
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -32,21 +33,8 @@ def in_book() -> bool:
 
 def use_course_style() -> None:
     """Set matplotlib's defaults for the course: colour-blind safe colours, readable sizes."""
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlesize": 12,
-            "axes.titleweight": "bold",
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 120,
-            "figure.figsize": (7.0, 3.6),
-            "font.size": 10,
-            "image.cmap": "viridis",
-            "legend.frameon": False,
-        }
-    )
+    plt.style.use(resources.files("course_utils") / "page" / "course.mplstyle")
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
 
 
 def show(figure: Any, alt: str) -> None:
@@ -96,17 +84,10 @@ def _show_plotly(figure: Any, alt: str) -> None:
     if not in_book():
         display(figure)
         return
-    # `_static/course.js` draws the figure with the book's own copy of plotly.js, in the
-    # colours of the reader's theme. "</" is escaped so that no label can end the script.
-    data = figure.to_json().replace("</", "<\\/")
+    # "</" is escaped so that no label can end the script.
+    data = markup.Markup(figure.to_json().replace("</", "<\\/"))
     height = figure.layout.height or 450
-    display(
-        HTML(
-            f'<div class="course-plotly" role="img" aria-label="{html.escape(alt)}" '
-            f'style="min-height:{height}px">'
-            f'<script type="application/json">{data}</script></div>'
-        )
-    )
+    display(HTML(markup.page("plotly.html", alt=alt, height=height, data=data)))
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
@@ -145,50 +126,25 @@ def show_snapshots(snapshots: Sequence[tuple[str, str]], label: str) -> None:
     Raises:
         ValueError: there are no snapshots.
     """
-    box = (
-        "white-space:pre-wrap;overflow-wrap:anywhere;min-height:11em;max-width:46rem;"
-        "font-family:monospace;font-size:0.9em;line-height:1.35;padding:0.6rem 0.8rem;"
-        "box-sizing:border-box;border:1px solid #8888;border-radius:6px"
-    )
-    panels = [
-        (caption, f'<div style="{box}">{markup.in_html(text)}</div>') for caption, text in snapshots
-    ]
+    panels = [(caption, markup.page("snapshot.html", text=text)) for caption, text in snapshots]
     display(HTML(slider(label, panels)))
 
 
-def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
+def slider(label: str, panels: Sequence[tuple[str, str]]) -> markup.Markup:
     """Return the HTML of a slider that shows one of ``panels`` at a time; the last comes first.
 
     It works without a network, by mouse, touch and arrow keys; screen readers say the caption.
 
     Args:
         label: what the slider moves through; escaped here.
-        panels: ``(caption, body)`` of each; captions are escaped here, bodies are HTML.
+        panels: ``(caption, body)`` of each; both are escaped here, except for HTML in a ``Markup``.
 
     Raises:
         ValueError: there are no panels.
     """
     if not panels:
         raise ValueError(f"there is nothing to show for the slider {label!r}.")
-    last = len(panels) - 1
-    captions = [markup.in_html(caption) for caption, _ in panels]
-    bodies = "".join(
-        f'<div role="group" aria-label="{captions[n]}"{"" if n == last else " hidden"}>{body}</div>'
-        for n, (_, body) in enumerate(panels)
-    )
-    # The handler is in the element itself: it needs no script, no id and no library, and works
-    # wherever the output is shown. Without JavaScript the last panel stays in view.
-    move = markup.page_part("slider.js")
-    return (
-        f'<div class="course-slider {markup.NO_MATH}" style="margin:0.5em 0">'
-        '<label style="display:flex;gap:0.8rem;align-items:center;max-width:46rem">'
-        f"<span>{markup.in_html(label)}</span>"
-        f'<input type="range" min="0" max="{last}" value="{last}" step="1" '
-        f'aria-valuetext="{captions[-1]}" oninput="{html.escape(move)}" '
-        'style="flex:1;min-width:0;accent-color:#0072b2"></label>'
-        f'<output style="display:block;margin:0.3rem 0;font-weight:bold">{captions[-1]}</output>'
-        f'<div class="course-panels">{bodies}</div></div>'
-    )
+    return markup.page("slider.html", label=label, panels=panels)
 
 
 def training_curves(

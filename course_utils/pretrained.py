@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from course_utils import assets
 from course_utils.assets import resolve
-from course_utils.markup import Html, html_table, in_html
+from course_utils.markup import Markup, html_table
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -73,8 +73,8 @@ class Card:
     def _repr_html_(self) -> str:
         rows = self.rows()
         if self.homepage:
-            link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
-            rows["Loaded"] = Html(link)
+            link = Markup('<a href="{}">{}</a>')
+            rows["Loaded"] = link.format(self.homepage, self.title)
         kind = "stand-in" if self.stands_in_for else "original"
         return html_table(list(rows.items()), row_heads=True, css=f"course-card course-card-{kind}")
 
