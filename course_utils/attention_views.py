@@ -45,7 +45,7 @@ def head_view(
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
     theirs = bertviz.head_view(
-        _rounded(attentions, decimals=3),
+        attentions,
         list(tokens),
         include_layers=layers,
         layer=layer,
@@ -54,7 +54,7 @@ def head_view(
     ).data
     height = 22.5 * len(tokens) + 30 + 60  # BertViz: 22.5 px a token; a row of squares; a menu
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(theirs), alt, f"height:{height:.0f}px;max-width:380px", words)))
+    display(HTML(_frame(_mended(theirs, 3), alt, f"height:{height:.0f}px;max-width:380px", words)))
 
 
 def model_view(
@@ -70,16 +70,18 @@ def model_view(
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
     theirs = bertviz.model_view(
-        _rounded(attentions, decimals=2),
+        attentions,
         list(tokens),
         include_layers=layers,
         display_mode="light",
         html_action="return",
     ).data
-    width, height = 970, _model_view_height(len(layers), attentions[0].shape[1], len(tokens))
-    size = f"min-width:600px;max-width:{width + 20}px;aspect-ratio:{width + 20}/{height + 40:.0f}"
+    # BertViz's own script: rows of thumbnails, or the detail beside them, whichever is higher.
+    thumbnails = len(layers) * (len(tokens) * 7 * 12 / attentions[0].shape[1] + 10) + 38
+    height = max(thumbnails, len(tokens) * 18 + 55) + 40
+    size = f"min-width:600px;max-width:990px;aspect-ratio:990/{height:.0f}"
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(theirs), alt, size, words)))
+    display(HTML(_frame(_mended(theirs, 2), alt, size, words)))
 
 
 def lookup_explorer(keys: Mapping[str, tuple[float, float]], *, alt: str) -> None:
@@ -202,41 +204,27 @@ def _checked(
     return attentions, layers
 
 
-def _rounded(attentions: Sequence[Tensor], decimals: int) -> list[Tensor]:
-    """Return the weights without the digits that nobody can see; they would be most of the page."""
-    # Doubles, because 0.123 in single precision prints as 0.12300000339746094.
-    return [layer.detach().double().cpu().round(decimals=decimals) for layer in attentions]
+def _mended(theirs: str, decimals: int) -> Markup:
+    """Remove the outside addresses from BertViz's page, and write its data so that it is inert.
 
-
-def _mended(theirs: str) -> Markup:
-    """Remove the outside addresses from BertViz's page, and write its data so that it is inert."""
+    Weights are rounded, because digits that nobody can see would be most of the page.
+    """
     theirs, tags = re.subn(r'<script src="[^"]*require[^"]*"></script>', "", theirs)
     theirs, configs = re.subn(r"require\.config\(\{.*?\}\);", "", theirs, flags=re.DOTALL)
     before, marker, after = theirs.partition("const params = ")
     if (tags, configs, marker) != (1, 1, "const params = "):
         raise RuntimeError("This release of BertViz writes its page differently; install 1.4.1.")
-    params, _ = json.JSONDecoder().raw_decode(after)
+
+    def rounded(number: str) -> float:
+        value = round(float(number), decimals)
+        return int(value) if value in (0, 1) else value  # half of a causal matrix is zeros
+
+    params, _ = json.JSONDecoder(parse_float=rounded).raw_decode(after)
     rest = after.partition("\n")[2]  # drops the line's comment, which repeats all the data
-    for view in params["attention"]:
-        view["attn"] = _short(view["attn"])
     # In JSON, "<" occurs only inside strings, where \u003c means the same: no token ends a script.
     data = json.dumps(params, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"before": Markup(before), "data": Markup(data), "after": Markup(rest)}
     return page("bertviz.html", **parts, scripts=_scripts(), in_book=in_book())
-
-
-def _short(values: Any) -> Any:
-    """Write 0.0 and 1.0 as 0 and 1 in nested lists: half of a causal matrix is zeros."""
-    if isinstance(values, list):
-        return [_short(value) for value in values]
-    return int(values) if values in (0, 1) else values
-
-
-def _model_view_height(n_layer: int, n_head: int, n_token: int) -> float:
-    """Return the height of BertViz's model view in pixels, by the rule in its own script."""
-    thumbnails = n_layer * (n_token * 7 * 12 / n_head + 10) + 38
-    detail = n_token * 18 + 55
-    return max(thumbnails, detail)
 
 
 def _scripts() -> list[Markup]:

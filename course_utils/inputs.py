@@ -1,7 +1,7 @@
-"""Checks of what a model is given: settings, token ids, targets, shapes.
+"""Checks of what a model or a function is given: numbers, settings, token ids, targets, shapes.
 
-Each raises ValueError with what was wrong, what was expected and what to do, before the model
-computes anything.
+Each raises ValueError with what was wrong, what was expected and what to do, before anything is
+computed.
 """
 
 import math
@@ -126,13 +126,27 @@ def plain(name: str, value: Any, kind: Any) -> Any:
     """
     if kind == int | None and value is not None:
         kind = int
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be True or False.")
+    check(kind is not bool or isinstance(value, bool), f"{name}={value!r} must be True or False.")
     if kind not in (int, float):
         return value
     number, word, least = (Integral, "whole number", 1) if kind is int else (Real, "number", 0)
-    if isinstance(value, bool) or not isinstance(value, number):
-        raise ValueError(f"{name}={value!r} must be a {word}.")
-    if not least <= float(value) < math.inf:
-        raise ValueError(f"{name}={value} must be at least {least}.")
+    check(is_number(value, number), f"{name}={value!r} must be a {word}.")
+    check(least <= float(value) < math.inf, f"{name}={value} must be at least {least}.")
     return kind(value)
+
+
+def check_whole(name: str, value: Any, least: int = 1, why: str = "") -> None:
+    """Refuse what is not a whole number from ``least`` up; ``why`` ends the sentence."""
+    fits = is_number(value, Integral) and value >= least
+    check(fits, f"{name}={value!r} must be a whole number and at least {least}{why}.")
+
+
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Say whether ``value`` is a number of this kind, which True and False are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def check(fits: Any, message: str) -> None:
+    """Raise ValueError with ``message`` unless something ``fits``."""
+    if not fits:
+        raise ValueError(message)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from course_utils.inputs import check_whole
 
 
 def perplexity(cross_entropy: float) -> float:
@@ -49,8 +50,8 @@ def bits_per_byte(cross_entropy: float, n_tokens: int, n_bytes: int) -> float:
 
     Source: Gao et al., 2020, "The Pile: An 800GB dataset of diverse text for language modeling".
     """
-    _check_whole("n_tokens", n_tokens)
-    _check_whole("n_bytes", n_bytes)
+    check_whole("n_tokens", n_tokens)
+    check_whole("n_bytes", n_bytes)
     return bits(cross_entropy) * n_tokens / n_bytes
 
 
@@ -71,7 +72,7 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
     models", who divide by the number of tokens, that is by ``n - 1`` more.
     """
     items = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    _check_whole("n", n)
+    check_whole("n", n)
     if len(items) < n:
         raise ValueError(f"a text of {len(items)} tokens has no n-gram of n={n}.")
     n_grams = list(zip(*(items[k:] for k in range(n)), strict=False))
@@ -111,8 +112,8 @@ class NGram:
     """
 
     def __init__(self, order: int, vocab_size: int, strength: float = 10.0):
-        _check_whole("order", order)
-        _check_whole("vocab_size", vocab_size)
+        check_whole("order", order)
+        check_whole("vocab_size", vocab_size)
         if vocab_size**order > 100_000_000:
             raise ValueError(
                 f"a table of {vocab_size}^{order} numbers does not fit into memory; lower order."
@@ -181,8 +182,3 @@ def _check_cross_entropy(nats: float) -> None:
             f"cross_entropy={nats} is negative or not a number. Did you pass the mean of the "
             "log-probabilities without its minus, or of an empty text?"
         )
-
-
-def _check_whole(name: str, value: int) -> None:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value} must be a whole number and at least 1.")
