@@ -7,7 +7,6 @@ another model that could not be fetched, that it does and what differs.
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,10 +87,7 @@ class Pretrained(NamedTuple):
 
 
 def load(
-    name: str,
-    *,
-    attn_implementation: str = "sdpa",
-    device: torch.device | str = "cpu",
+    name: str, *, attn_implementation: str = "sdpa", device: torch.device | str = "cpu"
 ) -> Pretrained:
     """Return ``(model, tokenizer, card)`` of a pretrained model, in float32 and in eval mode.
 
@@ -107,14 +103,8 @@ def load(
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
-    found, reason = resolve(name)
     kind = AutoModel if name == "bert" else AutoModelForCausalLM
-    folder = folder_of(found)
-    model = _model(kind, found, folder, attn_implementation).to(device)
-    tokenizer = _tokenizer(name, folder)
-    if name == "gpt2":
-        tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
-    return Pretrained(model, tokenizer, _card(name, found, reason, model))
+    return _load(name, kind, attn_implementation, device)
 
 
 def load_masked_lm(
@@ -128,12 +118,8 @@ def load_masked_lm(
     Raises:
         AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
-    found, reason = resolve("bert")
-    if found == "bert":
-        folder = folder_of(found)
-        model = _model(BertForMaskedLM, found, folder, attn_implementation).to(device)
-        card = _card("bert", found, reason, model)
-        return Pretrained(model, _tokenizer("bert", folder), card)
+    if resolve("bert")[0] == "bert":
+        return _load("bert", BertForMaskedLM, attn_implementation, device)
     encoder, tokenizer, card = load("bert", attn_implementation=attn_implementation)
     model = with_new_head(encoder)
     added = assets.manifest()["minilm-masked"]
@@ -160,10 +146,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
-    if name != "smollm2":
-        return _tokenizer(name, Path())
-    found, _ = resolve(name)
-    return _tokenizer(name, folder_of(found))
+    # Of the others the tokenizer comes by itself, without the model's folder.
+    folder = folder_of(resolve(name)[0]) if name == "smollm2" else Path()
+    return _tokenizer(name, folder)
 
 
 def folder_of(asset: str) -> Path:
@@ -196,8 +181,10 @@ def load_glove():
     return keyed
 
 
-def _model(kind: Any, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
-    """Return the model of asset ``found``, read as class ``kind``, in float32 and eval mode."""
+def _load(name: str, kind: Any, attn_implementation: str, device: torch.device | str) -> Pretrained:
+    """Return model ``name`` or its stand-in, read as class ``kind``, with tokenizer and card."""
+    found, reason = resolve(name)
+    folder = folder_of(found)
     model = kind.from_pretrained(
         folder,
         # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
@@ -207,7 +194,10 @@ def _model(kind: Any, found: str, folder: Path, attn_implementation: str) -> Pre
         use_safetensors=True,
         local_files_only=True,
     )
-    return model.eval()
+    tokenizer = _tokenizer(name, folder)
+    if name == "gpt2":
+        tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
+    return Pretrained(model.eval().to(device), tokenizer, _card(name, found, reason, model))
 
 
 def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
@@ -265,18 +255,16 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        _save(model, tokenizer, partial)
-        for path in (partial, *partial.iterdir()):  # made by some for their owner only
+    with assets.partial_folder(target.parent) as partial:
+        _save(model, tokenizer, Path(partial))
+        for path in (Path(partial), *Path(partial).iterdir()):  # made by some for their owner only
             assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    except OSError:
-        if not _is_complete(target):  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if not _is_complete(target):  # another process may have been faster
+                raise
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -295,7 +283,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
-        path = folder / "model.safetensors"
-        return assets.sha256(path) == digest
+        return assets.sha256(folder / "model.safetensors") == digest
     except (OSError, ValueError, KeyError):
         return False

@@ -4,6 +4,7 @@ A source that fails, in whatever way, says why, and the next one is tried. The h
 asked once in a process whether they answer, with a limit.
 """
 
+import errno
 import functools
 import hashlib
 import os
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils import settings
-from course_utils.manifest import FULL, Asset, File, data_folder, sha256
+from course_utils.files import FULL
+from course_utils.manifest import Asset, File, data_folder, sha256
 
 TIMEOUT_S = 20  # seconds without an answer in the middle of a download
 ANSWER_S = 15  # seconds until a hub or an index that says nothing counts as unreachable
@@ -148,24 +150,25 @@ def hub() -> Hub:
     if not settings.is_address(constants.ENDPOINT):
         return Hub(f"HF_ENDPOINT is no address: {constants.ENDPOINT!r}")
     address, token = hf_hub_url("openai-community/gpt2", "config.json"), get_token()
-    without = within(ANSWER_S, lambda: web_problem(address), constants.ENDPOINT)
-    if not token:
-        return Hub(without)
-    headers = {"Authorization": f"Bearer {token}"}
-    with_it = within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
-    if not with_it:  # without it, a mirror for those who log in may refuse
-        return Hub(None)
-    if without:
+
+    def ask(headers: dict[str, str]) -> str | None:
+        return within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
+
+    if token and not ask({"Authorization": f"Bearer {token}"}):
+        return Hub(None)  # without a token, a mirror for those who log in may refuse
+    without = ask({})
+    if token and without:
         return Hub(f"{without}, with your token and without it")
-    warnings.warn(f"{TOKEN_REFUSED} Public files are fetched without it.", stacklevel=2)
-    return Hub(None, refused=True)
+    if token:
+        warnings.warn(f"{TOKEN_REFUSED} Public files are fetched without it.", stacklevel=2)
+    return Hub(without, refused=bool(token))
 
 
-def web_problem(address: str, headers: dict[str, str] | None = None) -> str | None:
+def web_problem(address: str, headers: dict[str, str]) -> str | None:
     """Return why ``address`` gives no file within a few seconds, or None if it does."""
     name = urllib.parse.urlsplit(address).netloc
     try:
-        request = urllib.request.Request(address, method="HEAD", headers=headers or {})
+        request = urllib.request.Request(address, method="HEAD", headers=headers)
         urllib.request.urlopen(request, timeout=5).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 407) or error.code >= 500:
@@ -212,7 +215,7 @@ def _pip_download(package: str, folder: Path) -> Path:
     if wheels := list(folder.glob("*.whl")):
         return wheels[0]
     if "No space left on device" in done.stderr:
-        raise OSError(FULL[0], "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if silent:
         raise SourceError(silent)
     if "No module named pip" in done.stderr:
