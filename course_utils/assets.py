@@ -47,10 +47,8 @@ def find(name: str) -> tuple[Path, str] | None:
     """
     asset = _lookup(name)
     places = [(folder / name, where) for folder, where in local_folders()]
-    for source in asset.sources:
-        if source["kind"] == "data":
-            folder = data_folder() / source.get("folder", "")
-            places.append((folder, "the course's data folder"))
+    data = [source for source in asset.sources if source["kind"] == "data"]
+    places += [(data_folder() / s.get("folder", ""), sources.describe(s)) for s in data]
     for folder, where in places:
         if all(_is_right(folder / file.name, file) for file in asset.files):
             return folder, where

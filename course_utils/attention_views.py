@@ -18,6 +18,7 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
+from course_utils.inputs import check
 from course_utils.markup import Markup, in_matplotlib, page
 from course_utils.plots import in_book, show
 
@@ -44,14 +45,9 @@ def head_view(
         heads: the heads switched on at first; all by default.
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
-    theirs = bertviz.head_view(
-        attentions,
-        list(tokens),
-        include_layers=layers,
-        layer=layer,
-        heads=None if heads is None else list(heads),
-        html_action="return",
-    ).data
+    options = {"include_layers": layers, "layer": layer, "html_action": "return"}
+    heads = None if heads is None else list(heads)
+    theirs = bertviz.head_view(attentions, list(tokens), heads=heads, **options).data
     height = 22.5 * len(tokens) + 30 + 60  # BertViz: 22.5 px a token; a row of squares; a menu
     words = _in_words(attentions, tokens, layers)
     display(HTML(_frame(_mended(theirs, 3), alt, f"height:{height:.0f}px;max-width:380px", words)))
@@ -69,13 +65,8 @@ def model_view(
     Arguments as in :func:`head_view`. Long texts make large pages: choose ``layers`` then.
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
-    theirs = bertviz.model_view(
-        attentions,
-        list(tokens),
-        include_layers=layers,
-        display_mode="light",
-        html_action="return",
-    ).data
+    options = {"include_layers": layers, "display_mode": "light", "html_action": "return"}
+    theirs = bertviz.model_view(attentions, list(tokens), **options).data
     # BertViz's own script: rows of thumbnails, or the detail beside them, whichever is higher.
     thumbnails = len(layers) * (len(tokens) * 7 * 12 / attentions[0].shape[1] + 10) + 38
     height = max(thumbnails, len(tokens) * 18 + 55) + 40
@@ -144,8 +135,7 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (0.7,) * 4
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        text = f"{value:.2f}" if np.isfinite(value) else str(value).replace("inf", "∞")
-        text = text.replace("-", "−")
+        text = f"{value:.2f}".replace("inf", "∞").replace("-", "−")
         color = "white" if dark else "black"
         axis.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
 
@@ -165,8 +155,7 @@ def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """
     weights = torch.stack([layer[0] for layer in attentions]).detach().double().cpu()
     n_token = weights.shape[-1]
-    if n_token < 2:
-        raise ValueError(f"head_statistics needs at least 2 tokens, got {n_token}.")
+    check(n_token > 1, f"head_statistics needs at least 2 tokens, got {n_token}.")
     position = torch.arange(n_token)
     distance = (position[:, None] - position[None, :]).abs().double()
     queries = weights[:, :, 1:]  # (n_layer, H, T-1, T)
@@ -185,8 +174,7 @@ def _checked(
     attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int] | None, alt: str
 ) -> tuple[Sequence[Tensor], list[int]]:
     """Return the attentions and the list of layers, or say what does not fit."""
-    if not alt.strip():
-        raise ValueError("alt is empty: describe in a sentence what the view shows.")
+    check(alt.strip(), "alt is empty: describe in a sentence what the view shows.")
     if not attentions or attentions[0] is None:
         raise ValueError(
             "There are no attention weights. Load the model with attn_implementation='eager' and "
@@ -199,8 +187,8 @@ def _checked(
             f"for {len(tokens)} tokens and a batch of one."
         )
     layers = list(range(len(attentions))) if layers is None else list(layers)
-    if outside := [layer for layer in layers if not 0 <= layer < len(attentions)]:
-        raise ValueError(f"layers {outside} do not exist; there are {len(attentions)} layers.")
+    outside = [layer for layer in layers if not 0 <= layer < len(attentions)]
+    check(not outside, f"layers {outside} do not exist; there are {len(attentions)} layers.")
     return attentions, layers
 
 

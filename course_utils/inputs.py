@@ -107,16 +107,14 @@ def check_width(x: Tensor, n_embd: int) -> None:
 
 def check_heads(n_embd: int, n_head: int, n_kv_head: int) -> None:
     """Refuse numbers of heads that do not divide."""
-    if n_embd % n_head:
-        raise ValueError(f"n_embd={n_embd} is not divisible by n_head={n_head}.")
-    if n_kv_head < 1 or n_head % n_kv_head:
-        raise ValueError(f"n_head={n_head} is not divisible by n_kv_head={n_kv_head}.")
+    check(n_embd % n_head == 0, f"n_embd={n_embd} is not divisible by n_head={n_head}.")
+    fits = n_kv_head > 0 and n_head % n_kv_head == 0
+    check(fits, f"n_head={n_head} is not divisible by n_kv_head={n_kv_head}.")
 
 
 def check_kind(name: str, value: Any, known: tuple[str, ...]) -> None:
     """Refuse a name that is not ``known``."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+    check(value in known, f"{name}={value!r} is not one of {', '.join(known)}.")
 
 
 def plain(name: str, value: Any, kind: Any) -> Any:

@@ -7,7 +7,7 @@ after it. There is one function for each medium, and everything that shows token
 import html
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -100,9 +100,8 @@ def _as_html(value: Any) -> Any:
     return Markup(value._repr_html_() if hasattr(value, "_repr_html_") else in_html(value))
 
 
-_PAGES = Environment(
-    loader=PackageLoader("course_utils", "page"), autoescape=True, finalize=_as_html
-)
+_FOLDER = PackageLoader("course_utils", "page")
+_PAGES = Environment(loader=_FOLDER, autoescape=True, finalize=_as_html)
 
 
 def page(name: str, **values: Any) -> Markup:
@@ -133,13 +132,3 @@ def html_table(
     """
     table = {"rows": rows, "head": head, "caption": caption, "row_heads": row_heads, "css": css}
     return page("table.html", **table)
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` as a Markdown table; all have the keys of the first."""
-    heads = list(rows[0])
-    lines = [heads, *([str(row[head]).replace("|", "\\|") for head in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)

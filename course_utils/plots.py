@@ -5,22 +5,20 @@ The book is read without a network and in a dark theme, so a figure is put on th
 """
 
 import base64
-import html
 import io
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 from course_utils import markup
+from course_utils.inputs import check
 from course_utils.metrics import perplexity
-
-if TYPE_CHECKING:
-    from course_utils.run import History
+from course_utils.run import History
 
 #: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -48,8 +46,7 @@ def show(figure: Any, alt: str) -> None:
         TypeError: ``figure`` is neither of the two.
         ValueError: ``alt`` is empty.
     """
-    if not alt.strip():
-        raise ValueError("alt is empty: describe in a sentence what the figure shows.")
+    check(alt.strip(), "alt is empty: describe in a sentence what the figure shows.")
     if isinstance(figure, plt.Figure):
         display(HTML(_image(figure, alt)))
     elif hasattr(figure, "to_plotly_json"):
@@ -67,17 +64,11 @@ def _image(figure: plt.Figure, alt: str) -> str:
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
     # With a palette of 128 colours the file is a quarter of the size and looks the same.
-    picture = (
-        Image.open(drawn)
-        .convert("RGB")
-        .quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    )
+    picture = Image.open(drawn).convert("RGB")
+    picture = picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     picture.save(small, "png", optimize=True)
-    data = base64.b64encode(small.getvalue()).decode()
-    return (
-        f'<img class="course-figure" alt="{html.escape(alt)}" '
-        f'style="width:{width}px;max-width:100%" src="data:image/png;base64,{data}">'
-    )
+    data = markup.Markup(base64.b64encode(small.getvalue()).decode())
+    return markup.page("figure.html", alt=alt, width=width, data=data)
 
 
 def _show_plotly(figure: Any, alt: str) -> None:
@@ -99,8 +90,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
     Raises:
         ValueError: there are no rows, or one lacks a key of the first.
     """
-    if not rows:
-        raise ValueError(f"the table {caption!r} has no rows; give at least one.")
+    check(rows, f"the table {caption!r} has no rows; give at least one.")
     head = list(rows[0])
     if short := [number for number, row in enumerate(rows) if set(head) - set(row)]:
         raise ValueError(f"row {short[0]} of the table {caption!r} lacks a column of {head}.")
@@ -142,13 +132,12 @@ def slider(label: str, panels: Sequence[tuple[str, str]]) -> markup.Markup:
     Raises:
         ValueError: there are no panels.
     """
-    if not panels:
-        raise ValueError(f"there is nothing to show for the slider {label!r}.")
+    check(panels, f"there is nothing to show for the slider {label!r}.")
     return markup.page("slider.html", label=label, panels=panels)
 
 
 def training_curves(
-    history: "History", baselines: Mapping[str, float] | None = None, title: str = ""
+    history: History, baselines: Mapping[str, float] | None = None, title: str = ""
 ) -> plt.Figure:
     """Return a figure of a training run: the loss on both splits, and the perplexity beside it.
 

@@ -61,8 +61,9 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            why = f"which could not be fetched ({self.reason})"
-            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
+            rows["Stands in for"] = (
+                f"{self.stands_in_for}, which could not be fetched ({self.reason})"
+            )
             rows["What differs"] = self.differs
         return rows
 
@@ -72,8 +73,7 @@ class Card:
     def _repr_html_(self) -> str:
         rows = self.rows()
         if self.homepage:
-            link = Markup('<a href="{}">{}</a>')
-            rows["Loaded"] = link.format(self.homepage, self.title)
+            rows["Loaded"] = Markup('<a href="{}">{}</a>').format(self.homepage, self.title)
         kind = "stand-in" if self.stands_in_for else "original"
         return html_table(list(rows.items()), row_heads=True, css=f"course-card course-card-{kind}")
 
@@ -197,24 +197,8 @@ def _load(name: str, kind: Any, attn_implementation: str, device: torch.device |
     tokenizer = _tokenizer(name, folder)
     if name == "gpt2":
         tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
-    return Pretrained(model.eval().to(device), tokenizer, _card(name, found, reason, model))
-
-
-def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
-    if name == "smollm2":
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if name == "bert":
-        vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
-        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
-    files = assets.get("gpt2-tokenizer")
-    return GPT2Tokenizer(
-        vocab=str(files / "vocab.json"), merges=str(files / "merges.txt"), model_max_length=1024
-    )
-
-
-def _card(name: str, found: str, reason: str, model: PreTrainedModel) -> Card:
     asset = assets.manifest()[found]
-    return Card(
+    card = Card(
         name=found,
         title=asset.title,
         source=assets.origin(found),
@@ -226,6 +210,18 @@ def _card(name: str, found: str, reason: str, model: PreTrainedModel) -> Card:
         differs=asset.differs,
         reason=reason,
     )
+    return Pretrained(model.eval().to(device), tokenizer, card)
+
+
+def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    if name == "smollm2":
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if name == "bert":
+        vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
+        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
+    folder = assets.get("gpt2-tokenizer")
+    vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
+    return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)
 
 
 def _expanded(name: str) -> Path:

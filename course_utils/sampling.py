@@ -30,11 +30,9 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
     Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
-    check(
-        is_number(temperature) and 0 < temperature < math.inf,
-        f"temperature={temperature!r} must be above 0 and finite; for the most likely token "
-        "always, use greedy=True.",
-    )
+    fits = is_number(temperature) and 0 < temperature < math.inf
+    advice = "for the most likely token always, use greedy=True"
+    check(fits, f"temperature={temperature!r} must be above 0 and finite; {advice}.")
     return logits / temperature
 
 
@@ -251,11 +249,9 @@ def stream(
     """
     rows, stop = _checked(model, prompts, max_new_tokens, stop)
     block_size = model.config.block_size
-    check(
-        is_number(stride, Integral) and 1 <= stride <= block_size,
-        f"stride={stride!r} must be from 1 to block_size={block_size}, the number of tokens to "
-        "forget when the window is full.",
-    )
+    fits = is_number(stride, Integral) and 1 <= stride <= block_size
+    what = "the number of tokens to forget when the window is full"
+    check(fits, f"stride={stride!r} must be from 1 to block_size={block_size}, {what}.")
     # A draw from made-up logits, so that a wrong strategy raises here and not halfway.
     id_0 = torch.tensor([[0]])
     next_token(torch.zeros(1, 1), previous=id_0, generator=torch.Generator(), **strategy)
@@ -305,12 +301,7 @@ def _left_padded(rows: list[list[int]], room: int) -> Tensor:
 
 
 def generate(
-    model: GPT,
-    prompts: Prompts,
-    max_new_tokens: int,
-    *,
-    stop: Sequence[int] = (),
-    **options: Any,
+    model: GPT, prompts: Prompts, max_new_tokens: int, *, stop: Sequence[int] = (), **options: Any
 ) -> list[list[int]]:
     """Return each prompt with its continuation, up to and including its first stop token.
 
@@ -325,12 +316,10 @@ def generate(
     rows = _rows(prompts)
     steps = list(stream(model, rows, max_new_tokens, stop=stop, **options))
     continuations = torch.stack(steps, dim=1).tolist() if steps else [[]] * len(rows)
-    return [row + _until(stop, more) for row, more in zip(rows, continuations, strict=True)]
-
-
-def _until(stop: Sequence[int], ids: list[int]) -> list[int]:
-    """Return ``ids`` up to and including the first that is in ``stop``."""
-    return next((ids[: n + 1] for n, id_ in enumerate(ids) if id_ in stop), ids)
+    for row, more in zip(rows, continuations, strict=True):
+        ends = [n for n, id_ in enumerate(more, start=1) if id_ in stop]
+        row += more[: ends[0]] if ends else more
+    return rows
 
 
 @torch.no_grad()
@@ -435,14 +424,11 @@ def _rows(prompts: Prompts) -> list[list[int]]:
     """Return prompts, an array ``(B, T)`` or sequences of ids, as lists of ids."""
     prompts = _as_list(prompts)
     rows = [_as_list(row) for row in prompts] if isinstance(prompts, Sequence) else [prompts]
-    check(
-        not isinstance(prompts, str) and not any(isinstance(row, str) for row in rows),
-        "prompts holds text, but a model reads ids: encode it; for one prompt, write [prompt].",
-    )
-    check(
-        isinstance(prompts, Sequence) and all(isinstance(row, Sequence) for row in rows),
-        "prompts must hold one sequence of ids for each text; for one prompt, write [prompt].",
-    )
+    one = "for one prompt, write [prompt]."
+    text = any(isinstance(part, str) for part in (prompts, *rows))
+    check(not text, f"prompts holds text, but a model reads ids: encode it; {one}")
+    nested = all(isinstance(part, Sequence) for part in (prompts, *rows))
+    check(nested, f"prompts must hold one sequence of ids for each text; {one}")
     flat = not any(isinstance(id_, Sequence) for row in rows for id_ in row)
     check(flat, "prompts has three dimensions; expected (B, T), a row of ids for each text.")
     return [list(row) for row in rows]

@@ -104,9 +104,7 @@ def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
 
 def _is_byte_level(tokenizer: Any, text: str) -> bool:
     """Return True where the tokens, read as GPT-2's byte symbols, spell the text."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    special = set(tokenizer.all_special_tokens)
-    tokens = tokenizer.convert_ids_to_tokens(ids)
+    special, tokens = set(tokenizer.all_special_tokens), tokenizer.tokenize(text)
     try:
         spelled = [t.encode() if t in special else from_symbols(t) for t in tokens]
     except ValueError:
