@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -211,7 +212,7 @@ def partial_folder(parent: Path) -> tempfile.TemporaryDirectory:
 def _workspace(asset: Asset, target: Path, where: str) -> Iterator[Path]:
     """Give a temporary folder beside the target, and show a bar of how much has arrived in it."""
     done = threading.Event()
-    options = {"total": asset.size, "unit": "B", "unit_scale": True, "leave": False, "delay": 0.5}
+    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "delay": 0.5}
 
     def watch() -> None:
         while not done.wait(0.2):
@@ -221,8 +222,8 @@ def _workspace(asset: Asset, target: Path, where: str) -> Iterator[Path]:
             bar.refresh()
 
     watcher = threading.Thread(target=watch, daemon=True)
-    description = f"{asset.name} from {where}"
-    with partial_folder(target) as folder, progress_bar(desc=description, **options) as bar:
+    options |= {"total": asset.size, "desc": f"{asset.name} from {where}"}
+    with partial_folder(target) as folder, progress_bar(**options) as bar:
         watcher.start()
         try:
             yield Path(folder)

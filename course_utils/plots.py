@@ -31,7 +31,7 @@ def in_book() -> bool:
 
 def use_course_style() -> None:
     """Set matplotlib's defaults for the course: colour-blind safe colours, readable sizes."""
-    plt.style.use(resources.files("course_utils") / "page" / "course.mplstyle")
+    plt.style.use(str(resources.files("course_utils") / "page" / "course.mplstyle"))
     plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
 
 

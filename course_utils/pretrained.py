@@ -61,9 +61,8 @@ class Card:
             "Licence": self.licence,
         }
         if self.stands_in_for:
-            rows["Stands in for"] = (
-                f"{self.stands_in_for}, which could not be fetched ({self.reason})"
-            )
+            why = f"which could not be fetched ({self.reason})"
+            rows["Stands in for"] = f"{self.stands_in_for}, {why}"
             rows["What differs"] = self.differs
         return rows
 
