@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import attention, bpe, generation, mini_llm
+from benchmarks.tables import markdown_table
 from course_commands import terminal
 from course_utils.device import describe_device, pick_device
-from course_utils.markup import markdown_table
 
 BENCHMARKS = {
     "mini_llm": mini_llm,

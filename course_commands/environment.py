@@ -4,18 +4,20 @@ import os
 import re
 import tempfile
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
 from course_utils import settings
 from course_utils.settings import SettingError, get
 
 COURSE = ("COURSE_ASSETS", "COURSE_CACHE", "COURSE_DEVICE", "COURSE_BOOK")
 NO = ("", "0", "OFF", "NO", "FALSE")
+WEB = ("http", "https")
 PROXY = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 ADDRESSES = {  # what each may begin with
-    "HF_ENDPOINT": settings.WEB,
-    "PIP_INDEX_URL": (*settings.WEB, "file"),
-    "PIP_EXTRA_INDEX_URL": (*settings.WEB, "file"),
+    "HF_ENDPOINT": WEB,
+    "PIP_INDEX_URL": (*WEB, "file"),
+    "PIP_EXTRA_INDEX_URL": (*WEB, "file"),
     **{name: PROXY for upper in PROXIES for name in (upper, upper.lower())},
     "PIP_PROXY": PROXY,
 }
@@ -86,7 +88,7 @@ def _addresses() -> list[str]:
     for name, schemes in ADDRESSES.items():
         several = name.startswith("PIP") and name.endswith("INDEX_URL")
         for text in get(name).split() if several else filter(None, [get(name)]):
-            if (several and os.path.isdir(text)) or settings.is_address(text, schemes):
+            if (several and os.path.isdir(text)) or _is_address(text, schemes):
                 continue
             kinds = ", ".join(f"{scheme}://" for scheme in schemes[:3])
             sentences.append(
@@ -95,6 +97,17 @@ def _addresses() -> list[str]:
                 f"(allowed: {kinds}…)."
             )
     return sentences
+
+
+def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
+    """Return whether ``text`` is an address that begins with one of ``schemes``."""
+    try:
+        parts = urlsplit(text)
+        leads = parts.scheme == "file" or (parts.hostname and parts.port != 0)
+    except ValueError:
+        return False
+    strange = re.search(r"[\s\x00-\x1f\"'<>]", text)
+    return bool(leads) and parts.scheme in schemes and not strange
 
 
 def _hidden(text: str) -> str:

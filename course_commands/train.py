@@ -9,11 +9,12 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import torch
 
 from course_utils import checkpoints, distributed, sampling
 from course_utils.corpora import CharTokenizer, load_text, read_text, split
-from course_utils.device import describe_device, memory
+from course_utils.device import describe_device
 from course_utils.files import write_whole
 from course_utils.gpt import GPT, GPTConfig
 from course_utils.recipes import RECIPES, recipe
@@ -119,11 +120,18 @@ def _prepare(out: Path, resume: bool) -> None:
         checkpoints.refuse_to_overwrite(out / "checkpoint.pt")
 
 
+def _memory(device: torch.device) -> int:
+    """Return how many bytes of memory ``device`` has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return psutil.virtual_memory().total
+
+
 def _check_memory(build: GPTConfig, windows: int, device: torch.device) -> None:
     """Refuse a model or a batch for which even the least that a step needs is too much."""
     weights = 12 * build.n_layer * build.n_embd**2  # each with a gradient and two averages
     logits = windows * build.block_size * build.vocab_size  # and their gradient
-    needed, here = 4 * (4 * weights + 2 * logits), memory(device)  # bytes, in float32
+    needed, here = 4 * (4 * weights + 2 * logits), _memory(device)  # bytes, in float32
     if needed > here:
         raise ValueError(
             f"a step needs at least {needed / 1e9:,.0f} GB, for {windows} windows and {weights:,} "

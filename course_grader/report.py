@@ -16,7 +16,7 @@ from typing import Any
 from course_grader.scoring import Graded, Scored
 from course_grader.store import Store, plain, questions
 from course_grader.submissions import Assignment, Submission
-from course_utils.markup import Html, html_table, in_html
+from course_utils.markup import Markup, html_table, in_html
 
 COMMON = 0.2  # a statement that a larger share of a class wrote says nothing about two of them
 ALIKE = 0.8  # the share of statements in common from which two answers are worth a look
@@ -277,7 +277,7 @@ def overview(everything: Class, pages: Mapping[str, str]) -> bytes:
 
 
 def _row(everything: Class, one: Submission, graded: Graded, page: str) -> tuple:
-    link = Html(f"<a href='feedback/{escape(page)}'>{_text(one.student)}</a>")
+    link = Markup(f"<a href='feedback/{escape(page)}'>{_text(one.student)}</a>")
     points = sum(everything.points(one, graded).values())
     return link, one.file, graded.status, points, round(graded.seconds, 1)
 
@@ -306,8 +306,8 @@ def _difficulty(scored: Sequence[Scored]) -> tuple:
     right = sum(s.points == s.of for s in scored)
     half = sum(0 < s.points < s.of for s in scored)
     why = Counter(s.public.message for s in scored if s.public.passed is False)
-    reasons = _list(f"{n} × {message}" for message, n in why.most_common(3))
-    return scored[0].function, right, half, len(scored) - open_ - right - half, open_, Html(reasons)
+    reasons = Markup(_list(f"{n} × {message}" for message, n in why.most_common(3)))
+    return scored[0].function, right, half, len(scored) - open_ - right - half, open_, reasons
 
 
 def _list(lines: Iterable[str]) -> str:

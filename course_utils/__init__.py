@@ -2,13 +2,13 @@
 
 Rooms, from the ground up. A room imports only what stands above it in this list::
 
-    settings, files, progress   the environment; whole files; a bar
+    settings, inputs, files, progress   the environment; checks; whole files; a bar
     device, metrics        device and seeds; perplexity, diversity
     manifest, sources, assets   which files there are, and where from; that each is the right one
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
     bpe                    a byte-level BPE tokenizer
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
-    positions, inputs, gpt, weights   the transformer, and GPT-2's and Llama's weights
+    positions, gpt, weights   the transformer, and GPT-2's and Llama's weights
     optimizers, checkpoints, distributed   Muon; what training saves; several processes
     run, training, recipes   what goes on beside the training loop; the loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search

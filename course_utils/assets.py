@@ -21,11 +21,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from course_utils import settings, sources
-from course_utils.manifest import FULL, Asset, File, data_folder, manifest, sha256
+from course_utils.files import FULL
+from course_utils.manifest import Asset, File, data_folder, manifest, sha256
 from course_utils.progress import progress_bar
 from course_utils.settings import cache_folder
 
@@ -46,10 +48,8 @@ def find(name: str) -> tuple[Path, str] | None:
     """
     asset = _lookup(name)
     places = [(folder / name, where) for folder, where in local_folders()]
-    for source in asset.sources:
-        if source["kind"] == "data":
-            folder = data_folder() / source.get("folder", "")
-            places.append((folder, "the course's data folder"))
+    data = [source for source in asset.sources if source["kind"] == "data"]
+    places += [(data_folder() / s.get("folder", ""), sources.describe(s)) for s in data]
     for folder, where in places:
         if all(_is_right(folder / file.name, file) for file in asset.files):
             return folder, where
@@ -149,7 +149,7 @@ def _fetch(asset: Asset, target: Path) -> None:
     for leftover in target.glob(".partial-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if shutil.disk_usage(target).free < 2 * asset.size:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     tried = _folder_report(asset)
     for source in asset.sources:
         where = sources.describe(source)
@@ -192,8 +192,8 @@ def explain(error: OSError, asset: Asset) -> OSError:
     elsewhere = "or set the environment variable COURSE_CACHE to a folder on another disk"
     if error.errno in FULL:
         return AssetError(
-            f"No space for {what}: it needs {asset.size / 1e6:.0f} MB, and twice that while it is "
-            f"fetched, in {folder}. Free some space, {elsewhere}."
+            f"No space for {what}, {FULL[error.errno]}: it needs {asset.size / 1e6:.0f} MB, and "
+            f"twice that while it is fetched, in {folder}. Free some space, {elsewhere}."
         )
     if error.errno in CLOSED:
         return AssetError(
@@ -203,29 +203,30 @@ def explain(error: OSError, asset: Asset) -> OSError:
     return AssetError(f"{what} could not be written to {folder}: {error}")
 
 
+def partial_folder(parent: Path) -> tempfile.TemporaryDirectory:
+    """Return a folder in ``parent`` to write into; what is complete is renamed out of it."""
+    return tempfile.TemporaryDirectory(prefix=".partial-", dir=parent, ignore_cleanup_errors=True)
+
+
 @contextlib.contextmanager
 def _workspace(asset: Asset, target: Path, where: str) -> Iterator[Path]:
     """Give a temporary folder beside the target, and show a bar of how much has arrived in it."""
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
     done = threading.Event()
-    label = f"{asset.name} from {where}"
-    bar = progress_bar(
-        total=asset.size, unit="B", unit_scale=True, desc=label, leave=False, delay=0.5
-    )
+    options: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "delay": 0.5}
 
     def watch() -> None:
         while not done.wait(0.2):
             with contextlib.suppress(OSError):  # a file was renamed while we looked
-                arrived = sum(path.stat().st_size for path in folder.rglob("*"))
+                arrived = sum(path.stat().st_size for path in Path(folder).rglob("*"))
                 bar.n = min(asset.size, arrived)
             bar.refresh()
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield folder
-    finally:
-        done.set()
-        watcher.join()
-        bar.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    options |= {"total": asset.size, "desc": f"{asset.name} from {where}"}
+    with partial_folder(target) as folder, progress_bar(**options) as bar:
+        watcher.start()
+        try:
+            yield Path(folder)
+        finally:
+            done.set()
+            watcher.join()

@@ -5,7 +5,6 @@ package. By itself BertViz loads scripts from three addresses on the internet an
 into the page unescaped. Here it runs in a sandboxed frame with its own d3 and jQuery.
 """
 
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,22 +18,11 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
-from course_utils.markup import in_html, in_matplotlib, page_part
+from course_utils.inputs import check
+from course_utils.markup import Markup, in_matplotlib, page
 from course_utils.plots import in_book, show
 
-# BertViz uses require.js only to load jQuery and d3, so this line can replace it.
-_REQUIRE = "<script>const requirejs = (names, start) => start(jQuery, d3);</script>"
-
-# The drawing is as wide as BertViz made it; the view box lets it shrink on a narrow page.
-_FIT = f"<script>\n{page_part('fit.js')}</script>"
-
 _VENDOR = "../_static/vendor"  # as seen from a chapter's page
-
-# In the book the frame is filled by the page, which knows its own way to the book's root. A book
-# opened from disk takes the sandbox off, because a sandboxed frame may not read files.
-_FILL = f"<script>{page_part('fill.js')}</script>"
-
-_STYLE = f"<style>\n{page_part('frame.css')}</style>"
 
 
 def head_view(
@@ -57,17 +45,12 @@ def head_view(
         heads: the heads switched on at first; all by default.
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
-    page = bertviz.head_view(
-        _rounded(attentions, decimals=3),
-        list(tokens),
-        include_layers=layers,
-        layer=layer,
-        heads=None if heads is None else list(heads),
-        html_action="return",
-    ).data
+    options = {"include_layers": layers, "layer": layer, "html_action": "return"}
+    heads = None if heads is None else list(heads)
+    theirs = bertviz.head_view(attentions, list(tokens), heads=heads, **options).data
     height = 22.5 * len(tokens) + 30 + 60  # BertViz: 22.5 px a token; a row of squares; a menu
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(page), alt, f"height:{height:.0f}px;max-width:380px", words)))
+    display(HTML(_frame(_mended(theirs, 3), alt, f"height:{height:.0f}px;max-width:380px", words)))
 
 
 def model_view(
@@ -82,17 +65,14 @@ def model_view(
     Arguments as in :func:`head_view`. Long texts make large pages: choose ``layers`` then.
     """
     attentions, layers = _checked(attentions, tokens, layers, alt)
-    page = bertviz.model_view(
-        _rounded(attentions, decimals=2),
-        list(tokens),
-        include_layers=layers,
-        display_mode="light",
-        html_action="return",
-    ).data
-    width, height = 970, _model_view_height(len(layers), attentions[0].shape[1], len(tokens))
-    size = f"min-width:600px;max-width:{width + 20}px;aspect-ratio:{width + 20}/{height + 40:.0f}"
+    options = {"include_layers": layers, "display_mode": "light", "html_action": "return"}
+    theirs = bertviz.model_view(attentions, list(tokens), **options).data
+    # BertViz's own script: rows of thumbnails, or the detail beside them, whichever is higher.
+    thumbnails = len(layers) * (len(tokens) * 7 * 12 / attentions[0].shape[1] + 10) + 38
+    height = max(thumbnails, len(tokens) * 18 + 55) + 40
+    size = f"min-width:600px;max-width:990px;aspect-ratio:990/{height:.0f}"
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(page), alt, size, words)))
+    display(HTML(_frame(_mended(theirs, 2), alt, size, words)))
 
 
 def lookup_explorer(keys: Mapping[str, tuple[float, float]], *, alt: str) -> None:
@@ -102,11 +82,8 @@ def lookup_explorer(keys: Mapping[str, tuple[float, float]], *, alt: str) -> Non
         keys: the two numbers of each key, by its name; two to seven keys of length up to 2 or so.
         alt: a sentence for a reader who cannot see the figure.
     """
-    data = json.dumps({str(name): list(key) for name, key in keys.items()})
-    page = page_part("lookup_explorer.html").replace(
-        '{"KEYS": [1, 0]}', data.replace("<", "\\u003c")
-    )
-    display(HTML(_frame(page, alt, "height:440px;min-width:420px;max-width:760px")))
+    explorer = page("lookup_explorer.html", keys=[(str(name), key) for name, key in keys.items()])
+    display(HTML(_frame(explorer, alt, "height:440px;min-width:420px;max-width:760px")))
 
 
 def heat_maps(
@@ -158,8 +135,7 @@ def _write_numbers(axis: plt.Axes, image: Any, values: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (0.7,) * 4
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        text = f"{value:.2f}" if np.isfinite(value) else str(value).replace("inf", "∞")
-        text = text.replace("-", "−")
+        text = f"{value:.2f}".replace("inf", "∞").replace("-", "−")
         color = "white" if dark else "black"
         axis.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
 
@@ -179,8 +155,7 @@ def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """
     weights = torch.stack([layer[0] for layer in attentions]).detach().double().cpu()
     n_token = weights.shape[-1]
-    if n_token < 2:
-        raise ValueError(f"head_statistics needs at least 2 tokens, got {n_token}.")
+    check(n_token > 1, f"head_statistics needs at least 2 tokens, got {n_token}.")
     position = torch.arange(n_token)
     distance = (position[:, None] - position[None, :]).abs().double()
     queries = weights[:, :, 1:]  # (n_layer, H, T-1, T)
@@ -199,8 +174,7 @@ def _checked(
     attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int] | None, alt: str
 ) -> tuple[Sequence[Tensor], list[int]]:
     """Return the attentions and the list of layers, or say what does not fit."""
-    if not alt.strip():
-        raise ValueError("alt is empty: describe in a sentence what the view shows.")
+    check(alt.strip(), "alt is empty: describe in a sentence what the view shows.")
     if not attentions or attentions[0] is None:
         raise ValueError(
             "There are no attention weights. Load the model with attn_implementation='eager' and "
@@ -213,85 +187,58 @@ def _checked(
             f"for {len(tokens)} tokens and a batch of one."
         )
     layers = list(range(len(attentions))) if layers is None else list(layers)
-    if outside := [layer for layer in layers if not 0 <= layer < len(attentions)]:
-        raise ValueError(f"layers {outside} do not exist; there are {len(attentions)} layers.")
+    outside = [layer for layer in layers if not 0 <= layer < len(attentions)]
+    check(not outside, f"layers {outside} do not exist; there are {len(attentions)} layers.")
     return attentions, layers
 
 
-def _rounded(attentions: Sequence[Tensor], decimals: int) -> list[Tensor]:
-    """Return the weights without the digits that nobody can see; they would be most of the page."""
-    # Doubles, because 0.123 in single precision prints as 0.12300000339746094.
-    return [layer.detach().double().cpu().round(decimals=decimals) for layer in attentions]
+def _mended(theirs: str, decimals: int) -> Markup:
+    """Remove the outside addresses from BertViz's page, and write its data so that it is inert.
 
-
-def _mended(page: str) -> str:
-    """Remove the outside addresses from BertViz's page, and write its data so that it is inert."""
-    page, tags = re.subn(r'<script src="[^"]*require[^"]*"></script>', "", page)
-    page, configs = re.subn(r"require\.config\(\{.*?\}\);", "", page, flags=re.DOTALL)
-    before, marker, after = page.partition("const params = ")
+    Weights are rounded, because digits that nobody can see would be most of the page.
+    """
+    theirs, tags = re.subn(r'<script src="[^"]*require[^"]*"></script>', "", theirs)
+    theirs, configs = re.subn(r"require\.config\(\{.*?\}\);", "", theirs, flags=re.DOTALL)
+    before, marker, after = theirs.partition("const params = ")
     if (tags, configs, marker) != (1, 1, "const params = "):
         raise RuntimeError("This release of BertViz writes its page differently; install 1.4.1.")
-    params, _ = json.JSONDecoder().raw_decode(after)
+
+    def rounded(number: str) -> float:
+        value = round(float(number), decimals)
+        return int(value) if value in (0, 1) else value  # half of a causal matrix is zeros
+
+    params, _ = json.JSONDecoder(parse_float=rounded).raw_decode(after)
     rest = after.partition("\n")[2]  # drops the line's comment, which repeats all the data
-    for view in params["attention"]:
-        view["attn"] = _short(view["attn"])
     # In JSON, "<" occurs only inside strings, where \u003c means the same: no token ends a script.
     data = json.dumps(params, separators=(",", ":")).replace("<", "\\u003c")
-    return f"{_STYLE}{_scripts()}{_REQUIRE}{before}const params = {data};\n{rest}{_FIT}"
+    parts = {"before": Markup(before), "data": Markup(data), "after": Markup(rest)}
+    return page("bertviz.html", **parts, scripts=_scripts(), in_book=in_book())
 
 
-def _short(values: Any) -> Any:
-    """Write 0.0 and 1.0 as 0 and 1 in nested lists: half of a causal matrix is zeros."""
-    if isinstance(values, list):
-        return [_short(value) for value in values]
-    return int(values) if values in (0, 1) else values
-
-
-def _model_view_height(n_layer: int, n_head: int, n_token: int) -> float:
-    """Return the height of BertViz's model view in pixels, by the rule in its own script."""
-    thumbnails = n_layer * (n_token * 7 * 12 / n_head + 10) + 38
-    detail = n_token * 18 + 55
-    return max(thumbnails, detail)
-
-
-def _scripts() -> str:
-    """Return script tags for d3 and jQuery: the book's shared files, or the code itself."""
+def _scripts() -> list[Markup]:
+    """Return d3 and jQuery: the addresses of the book's shared files, or the code itself."""
     if in_book():
-        names = ("d3.min.js", "jquery.min.js")
-        return "".join(f'<script src="{_VENDOR}/{name}"></script>' for name in names)
+        return [Markup(f"{_VENDOR}/{name}") for name in ("d3.min.js", "jquery.min.js")]
     d3 = resources.files("mpld3") / "js" / "d3.v5.min.js"
     jquery = resources.files("xstatic.pkg.jquery") / "data" / "jquery.min.js"
-    return "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in (d3, jquery))
+    return [Markup(file.read_text(encoding="utf-8")) for file in (d3, jquery)]
 
 
-def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int]) -> str:
+def _in_words(attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int]) -> Markup:
     """Return a folded list of where each token looks, for readers who cannot see the drawing."""
     mean = torch.stack([attentions[layer][0] for layer in layers]).double().mean((0, 1))
-    items = []
+    lines = []
     for token, row in zip(tokens, mean, strict=True):
         top = row.topk(min(3, len(tokens)))
-        looks = ", ".join(
-            f"{tokens[key]} {weight:.2f}"
-            for weight, key in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            if weight >= 0.005
-        )
-        items.append(f"<li>{in_html(f'{token}: {looks}'.replace('Ġ', ''))}</li>")
-    return (
-        "<details><summary>The same in words</summary>"
-        "<p>Where each token looks most, averaged over the heads and layers of this view:</p>"
-        f"<ul>{''.join(items)}</ul></details>"
-    )
+        found = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        looks = ", ".join(f"{tokens[key]} {weight:.2f}" for weight, key in found if weight >= 0.005)
+        lines.append(f"{token}: {looks}".replace("Ġ", ""))
+    return page("in_words.html", lines=lines)
 
 
-def _frame(page: str, alt: str, size: str, below: str = "") -> str:
-    """Return HTML that shows ``page`` in a frame that may run scripts and do nothing else."""
-    source = f'<!doctype html><html lang="en"><meta charset="utf-8">{page}</html>'
+def _frame(content: str, alt: str, size: str, below: str = "") -> Markup:
+    """Return HTML that shows ``content`` in a frame that may run scripts and do nothing else."""
+    source = f'<!doctype html><html lang="en"><meta charset="utf-8">{content}</html>'
     source = source.replace("&", "&amp;").replace('"', "&quot;")  # all that an attribute needs
-    attribute, script = ("data-page", _FILL) if _VENDOR in page else ("srcdoc", "")
-    return (
-        '<div class="course-frame tex2jax_ignore mathjax_ignore" style="overflow-x:auto">'
-        f'<iframe title="{html.escape(alt)}" sandbox="allow-scripts" style="display:block;'
-        "width:100%;box-sizing:border-box;border:1px solid #8886;border-radius:6px;"
-        f'background:#fff;color-scheme:light;{size}" {attribute}="{source}"></iframe>'
-        f"{script}{below}</div>"
-    )
+    parts = {"alt": alt, "size": size, "source": Markup(source), "below": below}
+    return page("frame.html", **parts, filled=_VENDOR in content)

@@ -152,10 +152,8 @@ class BPETokenizer:
         return len(self.vocab)
 
     def __repr__(self) -> str:
-        return (
-            f"BPETokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, "
-            f"special_tokens={list(self.special_tokens)})"
-        )
+        sizes = f"vocab_size={self.vocab_size}, merges={len(self.merges)}"
+        return f"BPETokenizer({sizes}, special_tokens={list(self.special_tokens)})"
 
     # Training
 
@@ -188,10 +186,8 @@ class BPETokenizer:
                 f"vocab_size={vocab_size} is too small: 256 bytes and "
                 f"{len(base.special_tokens)} special tokens need {base.vocab_size}."
             )
-        counts: Counter[str] = Counter()
-        pieces = [text] if isinstance(text, str) else text
-        for words, _ in _words(pieces, base.special_tokens):
-            counts.update(words)
+        found = _words([text] if isinstance(text, str) else text, base.special_tokens)
+        counts = Counter(itertools.chain.from_iterable(words for words, _ in found))
         if not counts:
             raise ValueError(
                 "the corpus is empty: give text to learn from, other than special tokens. "
@@ -335,11 +331,10 @@ class BPETokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         special = {id_: text for text, id_ in self.special_tokens.items()}
         vocab = {special.get(id_) or to_symbols(token): id_ for id_, token in self.vocab.items()}
-        lines = [f"{to_symbols(left)} {to_symbols(right)}" for left, right in self.merges]
+        merges = [f"{to_symbols(left)} {to_symbols(right)}\n" for left, right in self.merges]
+        lines = "".join(["#version: 0.2\n", *merges])
         (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-        (folder / "merges.txt").write_text(
-            "\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8"
-        )
+        (folder / "merges.txt").write_text(lines, encoding="utf-8")
 
     @classmethod
     def from_files(cls, vocab_path: str | Path, merges_path: str | Path) -> "BPETokenizer":
@@ -356,8 +351,7 @@ class BPETokenizer:
             ValueError: a file is not in this format; the message says where.
         """
         merges = _read_merges(Path(merges_path))
-        ordinary = {BYTE_SYMBOLS[byte] for byte in range(256)}
-        ordinary |= {to_symbols(left + right) for left, right in merges}
+        ordinary = {*BYTE_SYMBOLS.values(), *(to_symbols(a + b) for a, b in merges)}
         entries = _read_vocab(Path(vocab_path))
         special = [text for text in entries if text not in ordinary]
         vocab = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from course_utils import assets
+from course_utils.inputs import check
 
 
 def load_text(name: str = "shakespeare") -> str:
@@ -39,8 +40,7 @@ def read_text(path: Path | str) -> str:
         content = Path(path).read_bytes()
     except OSError as error:
         raise type(error)(f"{path} cannot be read as a text file: {error.strerror}.") from None
-    if not content.removeprefix(codecs.BOM_UTF8):
-        raise ValueError(f"{path} is empty: there is no text in it.")
+    check(content.removeprefix(codecs.BOM_UTF8), f"{path} is empty: there is no text in it.")
     wrong = content.find(b"\0")  # never in a text; in UTF-16, beside each Latin letter
     utf16 = wrong >= 0 or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
@@ -87,8 +87,7 @@ class CharTokenizer:
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
         """Return the tokenizer whose vocabulary is the characters of ``text``, sorted."""
-        if not text:
-            raise ValueError("the text is empty: there are no characters to make a vocabulary of.")
+        check(text, "the text is empty: there are no characters to make a vocabulary of.")
         return cls("".join(sorted(set(text))))
 
     @property
@@ -120,14 +119,11 @@ class CharTokenizer:
             ValueError: an id is outside the vocabulary, or the tensor has more dimensions.
         """
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        if any(isinstance(number, list) for number in ids):
-            raise ValueError("ids has a batch dimension; decode one sequence: decode(ids[0]).")
-        for number in ids:
-            if not 0 <= number < self.vocab_size:
-                raise ValueError(
-                    f"id {number} is outside the vocabulary: 0 to {self.vocab_size - 1}."
-                )
-        return "".join(self.characters[number] for number in ids)
+        batch = any(isinstance(id_, list) for id_ in ids)
+        check(not batch, "ids has a batch dimension; decode one sequence: decode(ids[0]).")
+        wrong = next((id_ for id_ in ids if not 0 <= id_ < self.vocab_size), None)
+        check(wrong is None, f"id {wrong} is outside the vocabulary: 0 to {self.vocab_size - 1}.")
+        return "".join(self.characters[id_] for id_ in ids)
 
 
 # --- splits and batches ----------------------------------------------------------------------

@@ -5,7 +5,6 @@ import random
 import timeit
 
 import numpy as np
-import psutil
 import torch
 
 from course_utils import settings
@@ -40,13 +39,6 @@ def describe_device(device: torch.device) -> str:
         n = torch.get_num_threads()
         return f"cpu, {n} thread{'s' if n > 1 else ''}"
     return device.type
-
-
-def memory(device: torch.device) -> int:
-    """Return how many bytes of memory ``device`` has in all."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    return psutil.virtual_memory().total
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""Checks of what a model is given: settings, token ids, targets, shapes.
+"""Checks of what a model or a function is given: numbers, settings, token ids, targets, shapes.
 
-Each raises ValueError with what was wrong, what was expected and what to do, before the model
-computes anything.
+Each raises ValueError with what was wrong, what was expected and what to do, before anything is
+computed.
 """
 
 import math
@@ -107,16 +107,14 @@ def check_width(x: Tensor, n_embd: int) -> None:
 
 def check_heads(n_embd: int, n_head: int, n_kv_head: int) -> None:
     """Refuse numbers of heads that do not divide."""
-    if n_embd % n_head:
-        raise ValueError(f"n_embd={n_embd} is not divisible by n_head={n_head}.")
-    if n_kv_head < 1 or n_head % n_kv_head:
-        raise ValueError(f"n_head={n_head} is not divisible by n_kv_head={n_kv_head}.")
+    check(n_embd % n_head == 0, f"n_embd={n_embd} is not divisible by n_head={n_head}.")
+    fits = n_kv_head > 0 and n_head % n_kv_head == 0
+    check(fits, f"n_head={n_head} is not divisible by n_kv_head={n_kv_head}.")
 
 
 def check_kind(name: str, value: Any, known: tuple[str, ...]) -> None:
     """Refuse a name that is not ``known``."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+    check(value in known, f"{name}={value!r} is not one of {', '.join(known)}.")
 
 
 def plain(name: str, value: Any, kind: Any) -> Any:
@@ -126,13 +124,27 @@ def plain(name: str, value: Any, kind: Any) -> Any:
     """
     if kind == int | None and value is not None:
         kind = int
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be True or False.")
+    check(kind is not bool or isinstance(value, bool), f"{name}={value!r} must be True or False.")
     if kind not in (int, float):
         return value
     number, word, least = (Integral, "whole number", 1) if kind is int else (Real, "number", 0)
-    if isinstance(value, bool) or not isinstance(value, number):
-        raise ValueError(f"{name}={value!r} must be a {word}.")
-    if not least <= float(value) < math.inf:
-        raise ValueError(f"{name}={value} must be at least {least}.")
+    check(is_number(value, number), f"{name}={value!r} must be a {word}.")
+    check(least <= float(value) < math.inf, f"{name}={value} must be at least {least}.")
     return kind(value)
+
+
+def check_whole(name: str, value: Any, least: int = 1, why: str = "") -> None:
+    """Refuse what is not a whole number from ``least`` up; ``why`` ends the sentence."""
+    fits = is_number(value, Integral) and value >= least
+    check(fits, f"{name}={value!r} must be a whole number and at least {least}{why}.")
+
+
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Say whether ``value`` is a number of this kind, which True and False are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def check(fits: Any, message: str) -> None:
+    """Raise ValueError with ``message`` unless something ``fits``."""
+    if not fits:
+        raise ValueError(message)

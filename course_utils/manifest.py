@@ -1,14 +1,11 @@
 """What ``assets.toml`` says: every model and text of the course, its files and where they are."""
 
-import errno
 import functools
 import hashlib
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what a system says when a disk is full
 
 
 @dataclass(frozen=True)

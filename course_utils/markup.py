@@ -7,10 +7,11 @@ after it. There is one function for each medium, and everything that shows token
 import html
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from numbers import Number
+from collections.abc import Sequence
 from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 Piece = str | bytes
 
@@ -92,16 +93,23 @@ def _one_line(piece: Piece) -> str:
     return "".join(c if c == " " else MARKS.get(c) or c for c in printable(piece, keep=" \n\t\r"))
 
 
-def page_part(name: str) -> str:
-    """Return a file of ``course_utils/page``: style and script that figures bring along."""
-    return resources.files("course_utils").joinpath("page", name).read_text(encoding="utf-8")
+def _as_html(value: Any) -> Any:
+    """Return the HTML that a value has of its own, or else the value as text."""
+    if hasattr(value, "__html__"):
+        return value
+    return Markup(value._repr_html_() if hasattr(value, "_repr_html_") else in_html(value))
 
 
-class Html(str):
-    """Text that is HTML already, for a cell of :func:`html_table`."""
+_FOLDER = PackageLoader("course_utils", "page")
+_PAGES = Environment(loader=_FOLDER, autoescape=True, finalize=_as_html)
 
-    def _repr_html_(self) -> str:
-        return str(self)
+
+def page(name: str, **values: Any) -> Markup:
+    """Return ``course_utils/page/<name>``, a template of Jinja, filled with ``values``.
+
+    They are escaped, except for those with HTML of their own, such as a ``Markup``.
+    """
+    return Markup(_PAGES.get_template(name).render(no_math=NO_MATH, **values))
 
 
 def html_table(
@@ -111,41 +119,16 @@ def html_table(
     caption: str = "",
     row_heads: bool = False,
     css: str = "course-table",
-) -> str:
+) -> Markup:
     """Return a table in HTML; a cell is escaped unless it has HTML of its own.
 
     Args:
-        rows: the cells; numbers are aligned right. What has a ``_repr_html_``, such as
-            :class:`Html`, is shown by it.
+        rows: the cells; numbers are aligned right. What has a ``_repr_html_``, or is a ``Markup``,
+            is shown by it.
         head: the column heads.
         caption: the line above.
         row_heads: the first cell of each row is its head.
         css: the class of the table.
     """
-
-    def cell(value: Any, is_head: bool) -> str:
-        text = value._repr_html_() if hasattr(value, "_repr_html_") else in_html(value)
-        if is_head:
-            return f'<th scope="row">{text}</th>'
-        numeric = isinstance(value, Number) and not isinstance(value, bool)
-        return f'<td style="text-align:right">{text}</td>' if numeric else f"<td>{text}</td>"
-
-    above = f"<caption>{in_html(caption)}</caption>" if caption else ""
-    body = "".join(
-        f"<tr>{''.join(cell(v, row_heads and n == 0) for n, v in enumerate(row))}</tr>"
-        for row in rows
-    )
-    if head:
-        names = "".join(f'<th scope="col">{in_html(name)}</th>' for name in head)
-        body = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
-    return f'<table class="{css} {NO_MATH}">{above}{body}</table>'
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` as a Markdown table; all have the keys of the first."""
-    heads = list(rows[0])
-    lines = [heads, *([str(row[head]).replace("|", "\\|") for head in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    table = {"rows": rows, "head": head, "caption": caption, "row_heads": row_heads, "css": css}
+    return page("table.html", **table)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from course_utils.inputs import check, check_whole
 
 
 def perplexity(cross_entropy: float) -> float:
@@ -49,8 +50,8 @@ def bits_per_byte(cross_entropy: float, n_tokens: int, n_bytes: int) -> float:
 
     Source: Gao et al., 2020, "The Pile: An 800GB dataset of diverse text for language modeling".
     """
-    _check_whole("n_tokens", n_tokens)
-    _check_whole("n_bytes", n_bytes)
+    check_whole("n_tokens", n_tokens)
+    check_whole("n_bytes", n_bytes)
     return bits(cross_entropy) * n_tokens / n_bytes
 
 
@@ -71,9 +72,8 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
     models", who divide by the number of tokens, that is by ``n - 1`` more.
     """
     items = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    _check_whole("n", n)
-    if len(items) < n:
-        raise ValueError(f"a text of {len(items)} tokens has no n-gram of n={n}.")
+    check_whole("n", n)
+    check(len(items) >= n, f"a text of {len(items)} tokens has no n-gram of n={n}.")
     n_grams = list(zip(*(items[k:] for k in range(n)), strict=False))
     return len(set(n_grams)) / len(n_grams)
 
@@ -111,14 +111,11 @@ class NGram:
     """
 
     def __init__(self, order: int, vocab_size: int, strength: float = 10.0):
-        _check_whole("order", order)
-        _check_whole("vocab_size", vocab_size)
-        if vocab_size**order > 100_000_000:
-            raise ValueError(
-                f"a table of {vocab_size}^{order} numbers does not fit into memory; lower order."
-            )
-        if not 0 < strength < math.inf:
-            raise ValueError(f"strength={strength} must be above 0 and finite.")
+        check_whole("order", order)
+        check_whole("vocab_size", vocab_size)
+        size = f"a table of {vocab_size}^{order} numbers"
+        check(vocab_size**order <= 10**8, f"{size} does not fit into memory; lower order.")
+        check(0 < strength < math.inf, f"strength={strength} must be above 0 and finite.")
         self.order, self.vocab_size, self.strength = order, vocab_size, strength
         self.probabilities: np.ndarray | None = None
 
@@ -158,10 +155,8 @@ class NGram:
         array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ValueError(f"ids are {array.dtype} {array.shape}; expected whole numbers (T,).")
-        if len(array) < least:
-            raise ValueError(
-                f"{len(array)} ids are too few: a model of order {self.order} needs {least} ids."
-            )
+        needed = f"a model of order {self.order} needs {least} ids"
+        check(len(array) >= least, f"{len(array)} ids are too few: {needed}.")
         if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
             raise ValueError(
                 f"ids range from {array.min()} to {array.max()}; this model has {self.vocab_size} "
@@ -176,13 +171,5 @@ class NGram:
 
 
 def _check_cross_entropy(nats: float) -> None:
-    if not nats >= 0:
-        raise ValueError(
-            f"cross_entropy={nats} is negative or not a number. Did you pass the mean of the "
-            "log-probabilities without its minus, or of an empty text?"
-        )
-
-
-def _check_whole(name: str, value: int) -> None:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value} must be a whole number and at least 1.")
+    why = "Did you pass the mean of the log-probabilities without its minus, or of an empty text?"
+    check(nats >= 0, f"cross_entropy={nats} is negative or not a number. {why}")

@@ -5,21 +5,20 @@ The book is read without a network and in a dark theme, so a figure is put on th
 """
 
 import base64
-import html
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 from course_utils import markup
+from course_utils.inputs import check
 from course_utils.metrics import perplexity
-
-if TYPE_CHECKING:
-    from course_utils.run import History
+from course_utils.run import History
 
 #: Okabe and Ito's eight colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -32,21 +31,8 @@ def in_book() -> bool:
 
 def use_course_style() -> None:
     """Set matplotlib's defaults for the course: colour-blind safe colours, readable sizes."""
-    plt.rcParams.update(
-        {
-            "axes.prop_cycle": plt.cycler(color=COLOURS),
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlesize": 12,
-            "axes.titleweight": "bold",
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 120,
-            "figure.figsize": (7.0, 3.6),
-            "font.size": 10,
-            "image.cmap": "viridis",
-            "legend.frameon": False,
-        }
-    )
+    plt.style.use(str(resources.files("course_utils") / "page" / "course.mplstyle"))
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=COLOURS)
 
 
 def show(figure: Any, alt: str) -> None:
@@ -60,8 +46,7 @@ def show(figure: Any, alt: str) -> None:
         TypeError: ``figure`` is neither of the two.
         ValueError: ``alt`` is empty.
     """
-    if not alt.strip():
-        raise ValueError("alt is empty: describe in a sentence what the figure shows.")
+    check(alt.strip(), "alt is empty: describe in a sentence what the figure shows.")
     if isinstance(figure, plt.Figure):
         display(HTML(_image(figure, alt)))
     elif hasattr(figure, "to_plotly_json"):
@@ -79,34 +64,21 @@ def _image(figure: plt.Figure, alt: str) -> str:
     width = round(figure.get_figwidth() * 100)
     plt.close(figure)
     # With a palette of 128 colours the file is a quarter of the size and looks the same.
-    picture = (
-        Image.open(drawn)
-        .convert("RGB")
-        .quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    )
+    picture = Image.open(drawn).convert("RGB")
+    picture = picture.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     picture.save(small, "png", optimize=True)
-    data = base64.b64encode(small.getvalue()).decode()
-    return (
-        f'<img class="course-figure" alt="{html.escape(alt)}" '
-        f'style="width:{width}px;max-width:100%" src="data:image/png;base64,{data}">'
-    )
+    data = markup.Markup(base64.b64encode(small.getvalue()).decode())
+    return markup.page("figure.html", alt=alt, width=width, data=data)
 
 
 def _show_plotly(figure: Any, alt: str) -> None:
     if not in_book():
         display(figure)
         return
-    # `_static/course.js` draws the figure with the book's own copy of plotly.js, in the
-    # colours of the reader's theme. "</" is escaped so that no label can end the script.
-    data = figure.to_json().replace("</", "<\\/")
+    # "</" is escaped so that no label can end the script.
+    data = markup.Markup(figure.to_json().replace("</", "<\\/"))
     height = figure.layout.height or 450
-    display(
-        HTML(
-            f'<div class="course-plotly" role="img" aria-label="{html.escape(alt)}" '
-            f'style="min-height:{height}px">'
-            f'<script type="application/json">{data}</script></div>'
-        )
-    )
+    display(HTML(markup.page("plotly.html", alt=alt, height=height, data=data)))
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
@@ -118,8 +90,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str) -> None:
     Raises:
         ValueError: there are no rows, or one lacks a key of the first.
     """
-    if not rows:
-        raise ValueError(f"the table {caption!r} has no rows; give at least one.")
+    check(rows, f"the table {caption!r} has no rows; give at least one.")
     head = list(rows[0])
     if short := [number for number, row in enumerate(rows) if set(head) - set(row)]:
         raise ValueError(f"row {short[0]} of the table {caption!r} lacks a column of {head}.")
@@ -145,54 +116,28 @@ def show_snapshots(snapshots: Sequence[tuple[str, str]], label: str) -> None:
     Raises:
         ValueError: there are no snapshots.
     """
-    box = (
-        "white-space:pre-wrap;overflow-wrap:anywhere;min-height:11em;max-width:46rem;"
-        "font-family:monospace;font-size:0.9em;line-height:1.35;padding:0.6rem 0.8rem;"
-        "box-sizing:border-box;border:1px solid #8888;border-radius:6px"
-    )
-    panels = [
-        (caption, f'<div style="{box}">{markup.in_html(text)}</div>') for caption, text in snapshots
-    ]
+    panels = [(caption, markup.page("snapshot.html", text=text)) for caption, text in snapshots]
     display(HTML(slider(label, panels)))
 
 
-def slider(label: str, panels: Sequence[tuple[str, str]]) -> str:
+def slider(label: str, panels: Sequence[tuple[str, str]]) -> markup.Markup:
     """Return the HTML of a slider that shows one of ``panels`` at a time; the last comes first.
 
     It works without a network, by mouse, touch and arrow keys; screen readers say the caption.
 
     Args:
         label: what the slider moves through; escaped here.
-        panels: ``(caption, body)`` of each; captions are escaped here, bodies are HTML.
+        panels: ``(caption, body)`` of each; both are escaped here, except for HTML in a ``Markup``.
 
     Raises:
         ValueError: there are no panels.
     """
-    if not panels:
-        raise ValueError(f"there is nothing to show for the slider {label!r}.")
-    last = len(panels) - 1
-    captions = [markup.in_html(caption) for caption, _ in panels]
-    bodies = "".join(
-        f'<div role="group" aria-label="{captions[n]}"{"" if n == last else " hidden"}>{body}</div>'
-        for n, (_, body) in enumerate(panels)
-    )
-    # The handler is in the element itself: it needs no script, no id and no library, and works
-    # wherever the output is shown. Without JavaScript the last panel stays in view.
-    move = markup.page_part("slider.js")
-    return (
-        f'<div class="course-slider {markup.NO_MATH}" style="margin:0.5em 0">'
-        '<label style="display:flex;gap:0.8rem;align-items:center;max-width:46rem">'
-        f"<span>{markup.in_html(label)}</span>"
-        f'<input type="range" min="0" max="{last}" value="{last}" step="1" '
-        f'aria-valuetext="{captions[-1]}" oninput="{html.escape(move)}" '
-        'style="flex:1;min-width:0;accent-color:#0072b2"></label>'
-        f'<output style="display:block;margin:0.3rem 0;font-weight:bold">{captions[-1]}</output>'
-        f'<div class="course-panels">{bodies}</div></div>'
-    )
+    check(panels, f"there is nothing to show for the slider {label!r}.")
+    return markup.page("slider.html", label=label, panels=panels)
 
 
 def training_curves(
-    history: "History", baselines: Mapping[str, float] | None = None, title: str = ""
+    history: History, baselines: Mapping[str, float] | None = None, title: str = ""
 ) -> plt.Figure:
     """Return a figure of a training run: the loss on both splits, and the perplexity beside it.
 

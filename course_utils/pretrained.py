@@ -7,7 +7,6 @@ another model that could not be fetched, that it does and what differs.
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from transformers.utils import logging
 
 from course_utils import assets
 from course_utils.assets import resolve
-from course_utils.markup import Html, html_table, in_html
+from course_utils.markup import Markup, html_table
 
 logging.disable_progress_bar()  # loading takes a second; a bar per model is noise on the page
 
@@ -73,8 +72,7 @@ class Card:
     def _repr_html_(self) -> str:
         rows = self.rows()
         if self.homepage:
-            link = f'<a href="{in_html(self.homepage)}">{in_html(self.title)}</a>'
-            rows["Loaded"] = Html(link)
+            rows["Loaded"] = Markup('<a href="{}">{}</a>').format(self.homepage, self.title)
         kind = "stand-in" if self.stands_in_for else "original"
         return html_table(list(rows.items()), row_heads=True, css=f"course-card course-card-{kind}")
 
@@ -88,10 +86,7 @@ class Pretrained(NamedTuple):
 
 
 def load(
-    name: str,
-    *,
-    attn_implementation: str = "sdpa",
-    device: torch.device | str = "cpu",
+    name: str, *, attn_implementation: str = "sdpa", device: torch.device | str = "cpu"
 ) -> Pretrained:
     """Return ``(model, tokenizer, card)`` of a pretrained model, in float32 and in eval mode.
 
@@ -107,14 +102,8 @@ def load(
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
-    found, reason = resolve(name)
     kind = AutoModel if name == "bert" else AutoModelForCausalLM
-    folder = folder_of(found)
-    model = _model(kind, found, folder, attn_implementation).to(device)
-    tokenizer = _tokenizer(name, folder)
-    if name == "gpt2":
-        tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
-    return Pretrained(model, tokenizer, _card(name, found, reason, model))
+    return _load(name, kind, attn_implementation, device)
 
 
 def load_masked_lm(
@@ -128,12 +117,8 @@ def load_masked_lm(
     Raises:
         AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
-    found, reason = resolve("bert")
-    if found == "bert":
-        folder = folder_of(found)
-        model = _model(BertForMaskedLM, found, folder, attn_implementation).to(device)
-        card = _card("bert", found, reason, model)
-        return Pretrained(model, _tokenizer("bert", folder), card)
+    if resolve("bert")[0] == "bert":
+        return _load("bert", BertForMaskedLM, attn_implementation, device)
     encoder, tokenizer, card = load("bert", attn_implementation=attn_implementation)
     model = with_new_head(encoder)
     added = assets.manifest()["minilm-masked"]
@@ -160,10 +145,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
-    if name != "smollm2":
-        return _tokenizer(name, Path())
-    found, _ = resolve(name)
-    return _tokenizer(name, folder_of(found))
+    # Of the others the tokenizer comes by itself, without the model's folder.
+    folder = folder_of(resolve(name)[0]) if name == "smollm2" else Path()
+    return _tokenizer(name, folder)
 
 
 def folder_of(asset: str) -> Path:
@@ -196,8 +180,10 @@ def load_glove():
     return keyed
 
 
-def _model(kind: Any, found: str, folder: Path, attn_implementation: str) -> PreTrainedModel:
-    """Return the model of asset ``found``, read as class ``kind``, in float32 and eval mode."""
+def _load(name: str, kind: Any, attn_implementation: str, device: torch.device | str) -> Pretrained:
+    """Return model ``name`` or its stand-in, read as class ``kind``, with tokenizer and card."""
+    found, reason = resolve(name)
+    folder = folder_of(found)
     model = kind.from_pretrained(
         folder,
         # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
@@ -207,24 +193,11 @@ def _model(kind: Any, found: str, folder: Path, attn_implementation: str) -> Pre
         use_safetensors=True,
         local_files_only=True,
     )
-    return model.eval()
-
-
-def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
-    if name == "smollm2":
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if name == "bert":
-        vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
-        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
-    files = assets.get("gpt2-tokenizer")
-    return GPT2Tokenizer(
-        vocab=str(files / "vocab.json"), merges=str(files / "merges.txt"), model_max_length=1024
-    )
-
-
-def _card(name: str, found: str, reason: str, model: PreTrainedModel) -> Card:
+    tokenizer = _tokenizer(name, folder)
+    if name == "gpt2":
+        tokenizer.model_max_length = model.config.n_positions  # a stand-in may have fewer
     asset = assets.manifest()[found]
-    return Card(
+    card = Card(
         name=found,
         title=asset.title,
         source=assets.origin(found),
@@ -236,6 +209,18 @@ def _card(name: str, found: str, reason: str, model: PreTrainedModel) -> Card:
         differs=asset.differs,
         reason=reason,
     )
+    return Pretrained(model.eval().to(device), tokenizer, card)
+
+
+def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    if name == "smollm2":
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if name == "bert":
+        vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
+        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
+    folder = assets.get("gpt2-tokenizer")
+    vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
+    return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)
 
 
 def _expanded(name: str) -> Path:
@@ -265,18 +250,16 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        _save(model, tokenizer, partial)
-        for path in (partial, *partial.iterdir()):  # made by some for their owner only
+    with assets.partial_folder(target.parent) as partial:
+        _save(model, tokenizer, Path(partial))
+        for path in (Path(partial), *Path(partial).iterdir()):  # made by some for their owner only
             assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    except OSError:
-        if not _is_complete(target):  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if not _is_complete(target):  # another process may have been faster
+                raise
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -295,7 +278,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 def _is_complete(folder: Path) -> bool:
     try:
         digest = json.loads((folder / "checksum.json").read_text())["model.safetensors"]
-        path = folder / "model.safetensors"
-        return assets.sha256(path) == digest
+        return assets.sha256(folder / "model.safetensors") == digest
     except (OSError, ValueError, KeyError):
         return False

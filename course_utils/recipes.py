@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from course_utils.gpt import GPTConfig
+from course_utils.inputs import check_kind
 from course_utils.training import TrainConfig
 
 #: The recipes that :func:`recipe` knows.
@@ -25,18 +26,15 @@ def recipe(name: str, vocab_size: int, steps: int) -> tuple[GPTConfig, TrainConf
     Raises:
         ValueError: the recipe is unknown.
     """
-    warmup_steps = min(100, steps // 10)
+    check_kind("name", name, RECIPES)
+    warmup = min(100, steps // 10)
     if name == "classic":
         gpt = GPTConfig(vocab_size, block_size=64, mlp="gelu")
-        return gpt, TrainConfig(steps, warmup_steps=warmup_steps)
-    if name == "fast":
-        gpt = GPTConfig(
-            vocab_size, block_size=128, positions="rotary", mlp="relu2", qk_norm=True, bias=False
-        )
-        return gpt, TrainConfig(
-            steps, optimizer="muon", schedule="linear", warmup_steps=warmup_steps
-        )
-    raise ValueError(f"name={name!r} is not one of {', '.join(RECIPES)}.")
+        return gpt, TrainConfig(steps, warmup_steps=warmup)
+    gpt = GPTConfig(
+        vocab_size, block_size=128, positions="rotary", mlp="relu2", qk_norm=True, bias=False
+    )
+    return gpt, TrainConfig(steps, optimizer="muon", schedule="linear", warmup_steps=warmup)
 
 
 def scaled(

@@ -6,14 +6,14 @@ with equal logits are treated alike: they stay or go together.
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from course_utils.gpt import GPT, eval_mode
-from course_utils.inputs import check_ids
+from course_utils.inputs import check, check_ids, check_whole, is_number
 
 Prompts = Tensor | Sequence[Sequence[int]]
 
@@ -30,11 +30,9 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
     Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
-    _check(
-        _is_number(temperature) and 0 < temperature < math.inf,
-        f"temperature={temperature!r} must be above 0 and finite; for the most likely token "
-        "always, use greedy=True.",
-    )
+    fits = is_number(temperature) and 0 < temperature < math.inf
+    advice = "for the most likely token always, use greedy=True"
+    check(fits, f"temperature={temperature!r} must be above 0 and finite; {advice}.")
     return logits / temperature
 
 
@@ -48,7 +46,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
     Source: Fan et al., 2018, "Hierarchical neural story generation".
     """
-    _check_whole("top_k", k, 1, ", the number of tokens to keep")
+    check_whole("top_k", k, 1, ", the number of tokens to keep")
     last_kept = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < last_kept, -math.inf)
 
@@ -65,8 +63,8 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
     Source: Holtzman et al., 2020, "The curious case of neural text degeneration".
     """
-    fits = _is_number(top_p) and 0 < top_p <= 1
-    _check(fits, f"top_p={top_p!r} must be above 0 and at most 1; 1 keeps every token.")
+    fits = is_number(top_p) and 0 < top_p <= 1
+    check(fits, f"top_p={top_p!r} must be above 0 and at most 1; 1 keeps every token.")
     if top_p == 1:
         return logits
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -104,8 +102,8 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     Source: Nguyen et al., 2025, "Turning up the heat: Min-p sampling for creative and coherent LLM
     outputs".
     """
-    fits = _is_number(min_p) and 0 <= min_p <= 1
-    _check(fits, f"min_p={min_p!r} must be from 0 (keep every token) to 1 (only the best).")
+    fits = is_number(min_p) and 0 <= min_p <= 1
+    check(fits, f"min_p={min_p!r} must be from 0 (keep every token) to 1 (only the best).")
     probabilities = logits.softmax(dim=-1)
     too_rare = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(too_rare, -math.inf)
@@ -129,9 +127,9 @@ def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Ten
     Source: Keskar et al., 2019, "CTRL: A conditional transformer language model for controllable
     generation", section 4.1.
     """
-    fits = _is_number(penalty) and 0 < penalty < math.inf
-    _check(fits, f"repetition_penalty={penalty!r} must be above 0 and finite; 1 changes nothing.")
-    _check(
+    fits = is_number(penalty) and 0 < penalty < math.inf
+    check(fits, f"repetition_penalty={penalty!r} must be above 0 and finite; 1 changes nothing.")
+    check(
         not previous.is_floating_point() and previous.shape[:-1] == logits.shape[:-1],
         f"previous is {previous.dtype} of shape {tuple(previous.shape)}; expected a row of ids for "
         f"each row of the logits {tuple(logits.shape)}.",
@@ -177,7 +175,7 @@ def next_token(
         ValueError: an impossible strategy, a penalty without ``previous``, or a row of logits
             that is no distribution.
     """
-    _check(
+    check(
         logits.dim() == 2,
         f"logits has shape {tuple(logits.shape)}; expected (B, V), a row for each text. Of a "
         "model's output take the last position, logits[:, -1]; for one row, logits[None].",
@@ -251,11 +249,9 @@ def stream(
     """
     rows, stop = _checked(model, prompts, max_new_tokens, stop)
     block_size = model.config.block_size
-    _check(
-        _is_whole(stride) and 1 <= stride <= block_size,
-        f"stride={stride!r} must be from 1 to block_size={block_size}, the number of tokens to "
-        "forget when the window is full.",
-    )
+    fits = is_number(stride, Integral) and 1 <= stride <= block_size
+    what = "the number of tokens to forget when the window is full"
+    check(fits, f"stride={stride!r} must be from 1 to block_size={block_size}, {what}.")
     # A draw from made-up logits, so that a wrong strategy raises here and not halfway.
     id_0 = torch.tensor([[0]])
     next_token(torch.zeros(1, 1), previous=id_0, generator=torch.Generator(), **strategy)
@@ -305,12 +301,7 @@ def _left_padded(rows: list[list[int]], room: int) -> Tensor:
 
 
 def generate(
-    model: GPT,
-    prompts: Prompts,
-    max_new_tokens: int,
-    *,
-    stop: Sequence[int] = (),
-    **options: Any,
+    model: GPT, prompts: Prompts, max_new_tokens: int, *, stop: Sequence[int] = (), **options: Any
 ) -> list[list[int]]:
     """Return each prompt with its continuation, up to and including its first stop token.
 
@@ -325,12 +316,10 @@ def generate(
     rows = _rows(prompts)
     steps = list(stream(model, rows, max_new_tokens, stop=stop, **options))
     continuations = torch.stack(steps, dim=1).tolist() if steps else [[]] * len(rows)
-    return [row + _until(stop, more) for row, more in zip(rows, continuations, strict=True)]
-
-
-def _until(stop: Sequence[int], ids: list[int]) -> list[int]:
-    """Return ``ids`` up to and including the first that is in ``stop``."""
-    return next((ids[: n + 1] for n, id_ in enumerate(ids) if id_ in stop), ids)
+    for row, more in zip(rows, continuations, strict=True):
+        ends = [n for n, id_ in enumerate(more, start=1) if id_ in stop]
+        row += more[: ends[0]] if ends else more
+    return rows
 
 
 @torch.no_grad()
@@ -370,10 +359,10 @@ def beam_search(
     for the division by a power of the length.
     """
     [prompt], stop = _checked(model, [prompt], max_new_tokens, stop)
-    _check_whole("n_beams", n_beams, 1)
-    fits = _is_number(length_penalty) and math.isfinite(length_penalty)
-    _check(fits, f"length_penalty={length_penalty!r} must be a finite number.")
-    _check(
+    check_whole("n_beams", n_beams, 1)
+    fits = is_number(length_penalty) and math.isfinite(length_penalty)
+    check(fits, f"length_penalty={length_penalty!r} must be a finite number.")
+    check(
         len(prompt) + max_new_tokens <= model.config.block_size,
         f"a prompt of {len(prompt)} tokens and max_new_tokens={max_new_tokens} are more than "
         f"block_size={model.config.block_size}; beam search has no window that moves.",
@@ -410,21 +399,21 @@ def _checked(
 ) -> tuple[list[list[int]], list[int]]:
     """Return prompts and stop ids as lists; ValueError for what the model cannot read or write."""
     rows, stop, block_size = _rows(prompts), _as_list(stop), model.config.block_size
-    _check_whole("max_new_tokens", max_new_tokens, 0)
-    _check(rows, "prompts is empty; give at least one prompt.")
+    check_whole("max_new_tokens", max_new_tokens, 0)
+    check(rows, "prompts is empty; give at least one prompt.")
     is_list = isinstance(stop, Collection) and not isinstance(stop, str | Mapping)
-    _check(is_list, f"stop={stop!r} must be a list of ids; for one id, write [id].")
+    check(is_list, f"stop={stop!r} must be a list of ids; for one id, write [id].")
     for n, row in enumerate(rows):
-        _check(row, f"prompt {n} is empty; a model needs a token to start from.")
-        _check(
+        check(row, f"prompt {n} is empty; a model needs a token to start from.")
+        check(
             len(row) <= block_size,
             f"prompt {n} has {len(row)} tokens; the model reads at most block_size={block_size}. "
             f"Keep its end: prompt[-{block_size}:].",
         )
     V, named = model.config.vocab_size, {f"prompt {n}": row for n, row in enumerate(rows)}
     for name, id_ in ((name, id_) for name, ids in {**named, "stop": stop}.items() for id_ in ids):
-        _check(
-            _is_whole(id_) and 0 <= id_ < V,
+        check(
+            is_number(id_, Integral) and 0 <= id_ < V,
             f"{name} holds {id_!r}; the vocabulary has {V} tokens, 0 to {V - 1}. Was the text "
             "encoded by another tokenizer?",
         )
@@ -435,37 +424,16 @@ def _rows(prompts: Prompts) -> list[list[int]]:
     """Return prompts, an array ``(B, T)`` or sequences of ids, as lists of ids."""
     prompts = _as_list(prompts)
     rows = [_as_list(row) for row in prompts] if isinstance(prompts, Sequence) else [prompts]
-    _check(
-        not isinstance(prompts, str) and not any(isinstance(row, str) for row in rows),
-        "prompts holds text, but a model reads ids: encode it; for one prompt, write [prompt].",
-    )
-    _check(
-        isinstance(prompts, Sequence) and all(isinstance(row, Sequence) for row in rows),
-        "prompts must hold one sequence of ids for each text; for one prompt, write [prompt].",
-    )
+    one = "for one prompt, write [prompt]."
+    text = any(isinstance(part, str) for part in (prompts, *rows))
+    check(not text, f"prompts holds text, but a model reads ids: encode it; {one}")
+    nested = all(isinstance(part, Sequence) for part in (prompts, *rows))
+    check(nested, f"prompts must hold one sequence of ids for each text; {one}")
     flat = not any(isinstance(id_, Sequence) for row in rows for id_ in row)
-    _check(flat, "prompts has three dimensions; expected (B, T), a row of ids for each text.")
+    check(flat, "prompts has three dimensions; expected (B, T), a row of ids for each text.")
     return [list(row) for row in rows]
 
 
 def _as_list(values: Any) -> Any:
     """Return a tensor's or an array's values as lists, anything else as it is."""
     return values.tolist() if hasattr(values, "tolist") else values
-
-
-def _check(fits: Any, message: str) -> None:
-    if not fits:
-        raise ValueError(message)
-
-
-def _check_whole(name: str, value: int, least: int, why: str = "") -> None:
-    fits = _is_whole(value) and value >= least
-    _check(fits, f"{name}={value!r} must be a whole number and at least {least}{why}.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

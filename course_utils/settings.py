@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 #: pip's settings that say how the index is reached. Others, such as PIP_USER, say where to install
 #: and would break an environment: the Makefile and downloads leave them out.
@@ -19,7 +18,6 @@ PIP_KEPT = (
     *("PIP_KEYRING_PROVIDER", "PIP_DISABLE_PIP_VERSION_CHECK"),
 )
 YES = ("1", "ON", "YES", "TRUE")
-WEB = ("http", "https")
 
 
 class SettingError(ValueError):
@@ -120,15 +118,3 @@ def named_folder(name: str) -> Path | None:
             f"whole path, such as {Path.cwd() / text.lstrip('~')}."
         )
     return path
-
-
-def is_address(text: str, schemes: tuple[str, ...] = WEB) -> bool:
-    """Return whether ``text`` is an address that begins with one of ``schemes``."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return False
-    if re.search(r"[\s\x00-\x1f\"'<>]", text) or parts.scheme not in schemes or port == 0:
-        return False
-    return parts.scheme == "file" or bool(parts.hostname)

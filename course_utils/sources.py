@@ -4,6 +4,7 @@ A source that fails, in whatever way, says why, and the next one is tried. The h
 asked once in a process whether they answer, with a limit.
 """
 
+import errno
 import functools
 import hashlib
 import os
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils import settings
-from course_utils.manifest import FULL, Asset, File, data_folder, sha256
+from course_utils.files import FULL
+from course_utils.manifest import Asset, File, data_folder, sha256
 
 TIMEOUT_S = 20  # seconds without an answer in the middle of a download
 ANSWER_S = 15  # seconds until a hub or an index that says nothing counts as unreachable
@@ -72,8 +74,7 @@ def _check(path: Path, file: File) -> None:
     with path.open("rb") as stream:
         if re.match(rb"\s*<(!doctype\s+)?html", stream.read(200), re.IGNORECASE):
             raise SourceError(f"gave a web page (to log in?) in place of {file.name}")
-    size = path.stat().st_size
-    if size != file.size:
+    if (size := path.stat().st_size) != file.size:
         raise SourceError(f"{file.name} has {size:,} bytes, expected {file.size:,}: cut off?")
     if (found := sha256(path)) != file.sha256:
         raise SourceError(
@@ -145,27 +146,28 @@ def hub() -> Hub:
     """Ask the model hub for a small public file, with the user's token and without one."""
     from huggingface_hub import constants, get_token, hf_hub_url
 
-    if not settings.is_address(constants.ENDPOINT):
+    if not re.match(r"https?://[^/\s]", constants.ENDPOINT):
         return Hub(f"HF_ENDPOINT is no address: {constants.ENDPOINT!r}")
     address, token = hf_hub_url("openai-community/gpt2", "config.json"), get_token()
-    without = within(ANSWER_S, lambda: web_problem(address), constants.ENDPOINT)
-    if not token:
-        return Hub(without)
-    headers = {"Authorization": f"Bearer {token}"}
-    with_it = within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
-    if not with_it:  # without it, a mirror for those who log in may refuse
-        return Hub(None)
-    if without:
+
+    def ask(headers: dict[str, str]) -> str | None:
+        return within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
+
+    if token and not ask({"Authorization": f"Bearer {token}"}):
+        return Hub(None)  # without a token, a mirror for those who log in may refuse
+    without = ask({})
+    if token and without:
         return Hub(f"{without}, with your token and without it")
-    warnings.warn(f"{TOKEN_REFUSED} Public files are fetched without it.", stacklevel=2)
-    return Hub(None, refused=True)
+    if token:
+        warnings.warn(f"{TOKEN_REFUSED} Public files are fetched without it.", stacklevel=2)
+    return Hub(without, refused=bool(token))
 
 
-def web_problem(address: str, headers: dict[str, str] | None = None) -> str | None:
+def web_problem(address: str, headers: dict[str, str]) -> str | None:
     """Return why ``address`` gives no file within a few seconds, or None if it does."""
-    name = urllib.parse.urlsplit(address).netloc
+    name = address.split("/")[2]
     try:
-        request = urllib.request.Request(address, method="HEAD", headers=headers or {})
+        request = urllib.request.Request(address, method="HEAD", headers=headers)
         urllib.request.urlopen(request, timeout=5).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403, 407) or error.code >= 500:
@@ -212,7 +214,7 @@ def _pip_download(package: str, folder: Path) -> Path:
     if wheels := list(folder.glob("*.whl")):
         return wheels[0]
     if "No space left on device" in done.stderr:
-        raise OSError(FULL[0], "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if silent:
         raise SourceError(silent)
     if "No module named pip" in done.stderr:
@@ -230,8 +232,8 @@ def index_problem() -> str | None:
         done = _pip(*command, limit=ANSWER_S)
     except subprocess.TimeoutExpired:
         return f"the package index did not answer in {ANSWER_S} s"
-    failures = re.findall(r"Could not fetch URL (\S+): (.*) - skipping", done.stdout + done.stderr)
-    failures = [(url, why) for url, why in failures if not why.startswith("404")]
+    failure = r"Could not fetch URL (\S+): (?!404)(.*) - skipping"
+    failures = re.findall(failure, done.stdout + done.stderr)
     if done.returncode == 0 or not failures:
         return None
     url, why = failures[-1]

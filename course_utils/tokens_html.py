@@ -5,7 +5,6 @@ as well as a colour, and dark text on its own light background, so that it looks
 and a dark theme. A screen reader says "space, fox; id 21831".
 """
 
-import html
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,10 @@ from typing import Any
 from IPython.display import HTML, display
 
 from course_utils.bpe import BPETokenizer, from_symbols
-from course_utils.markup import NO_MATH, Piece, html_table, in_html, page_part, printable, visible
+from course_utils.markup import Markup, Piece, html_table, page, printable, visible
 from course_utils.plots import slider
 
 _SPOKEN = {" ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return"}
-
-_STYLE = f"<style>\n{page_part('tokens.css')}</style>"
 
 
 def show_tokens(
@@ -84,8 +81,7 @@ def show_merges(tokenizer: BPETokenizer, text: str, merge_counts: Iterable[int])
         ids, pieces = tokens_of(BPETokenizer(tokenizer.merges[:merges]), text)
         caption = f"{_count(merges, 'merge')}: {_count(len(ids), 'token')}"
         panels.append((caption, _list(pieces, ids)))
-    merged = slider("Merges applied", panels)
-    display(HTML(f'{_STYLE}<div class="course-tokens">{merged}</div>'))
+    display(HTML(page("tokens_part.html", body=slider("Merges applied", panels), css="")))
 
 
 def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
@@ -108,9 +104,7 @@ def tokens_of(tokenizer: Any, text: str) -> tuple[list[int], list[Piece]]:
 
 def _is_byte_level(tokenizer: Any, text: str) -> bool:
     """Return True where the tokens, read as GPT-2's byte symbols, spell the text."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    special = set(tokenizer.all_special_tokens)
-    tokens = tokenizer.convert_ids_to_tokens(ids)
+    special, tokens = set(tokenizer.all_special_tokens), tokenizer.tokenize(text)
     try:
         spelled = [t.encode() if t in special else from_symbols(t) for t in tokens]
     except ValueError:
@@ -163,12 +157,9 @@ class TokenizerSummary:
             "Some entries": _list([*self.vocab_sample.values()], [*self.vocab_sample], True),
             "Tokens": _list(self.pieces, self.ids),
         }
-        rows = [
-            (label, HTML(framed[label]) if label in framed else value)
-            for label, value in self._rows()
-        ]
+        rows = [(label, framed.get(label, value)) for label, value in self._rows()]
         table = html_table(rows, row_heads=True)
-        return f'{_STYLE}<div class="course-tokens course-table">{table}</div>'
+        return page("tokens_part.html", body=table, css="course-table")
 
 
 def summarize_tokenizer(tokenizer: Any, text: str) -> TokenizerSummary:
@@ -206,26 +197,12 @@ def _count(n: int, noun: str) -> str:
 
 
 def _list(
-    pieces: Sequence[Piece],
-    ids: Sequence[int] | None = None,
-    show_ids: bool = False,
-) -> str:
-    items = []
-    for position, piece in enumerate(pieces):
-        id_ = None if ids is None else ids[position]
-        title = "" if id_ is None else f' title="id {id_}"'
-        spoken = html.escape(_spoken(piece)) + ("" if id_ is None else f"; id {id_}")
-        below = f'<small aria-hidden="true">{id_}</small>' if show_ids and id_ is not None else ""
-        items.append(
-            f'<li class="t{position % 5}"><b aria-hidden="true"{title}>'
-            f'{html.escape(visible(piece))}</b>{below}<span class="spoken">{spoken}</span></li>'
-        )
-        if "\n" in (piece.decode("latin-1") if isinstance(piece, bytes) else piece):
-            items.append('<li class="br" aria-hidden="true"></li>')
-    # Without bullets Safari does not announce a list, unless it has a role.
-    return f'<ol role="list" aria-label="{_count(len(pieces), "token")}">{"".join(items)}</ol>'
+    pieces: Sequence[Piece], ids: Sequence[int] | None = None, show_ids: bool = False
+) -> Markup:
+    label = _count(len(pieces), "token")
+    how = {"visible": visible, "printable": printable, "spoken": _spoken}
+    return page("tokens.html", label=label, pieces=pieces, ids=ids, show_ids=show_ids, **how)
 
 
-def _figure(caption: str, body: str) -> str:
-    head = f"<figcaption>{in_html(caption)}</figcaption>" if caption else ""
-    return f'{_STYLE}<figure class="course-tokens {NO_MATH}">{head}{body}</figure>'
+def _figure(caption: str, body: Markup) -> Markup:
+    return page("tokens_figure.html", caption=caption, body=body)

@@ -21,7 +21,7 @@ from course_utils import checkpoints, distributed
 from course_utils.corpora import get_batch
 from course_utils.device import choose_dtype
 from course_utils.gpt import GPT, eval_mode
-from course_utils.inputs import check_ids
+from course_utils.inputs import check, check_ids, is_number
 from course_utils.optimizers import Muon
 from course_utils.run import History, Run
 
@@ -94,17 +94,13 @@ class TrainConfig:
 
 def _number(name: str, value: Any, real: bool) -> int | float:
     """Check a setting, and return it as Python's own number: a checkpoint cannot hold numpy's."""
-    kind, end = (Real, math.inf) if real else (Integral, 2**63)
-    is_number, may_be_zero = isinstance(value, kind), name in MAY_BE_ZERO
-    if isinstance(value, bool) or not is_number:
-        limit = ""
-    elif 0 < value < end or (value == 0 and may_be_zero):
-        return float(value) if real else int(value)
-    elif value >= end:
-        limit = f" below {end}"
-    else:
-        limit = " of at least 0" if may_be_zero else " above 0"
-    raise ValueError(f"{name}={value!r} must be a {'' if real else 'whole '}number{limit}.")
+    kind, word, end = (Real, "number", math.inf) if real else (Integral, "whole number", 2**63)
+    needed, may_be_zero = f"{name}={value!r} must be a {word}", name in MAY_BE_ZERO
+    check(is_number(value, kind), f"{needed}.")
+    check(not value >= end, f"{needed} below {end}.")
+    least = "of at least 0" if may_be_zero else "above 0"
+    check(value > 0 or (value == 0 and may_be_zero), f"{needed} {least}.")
+    return float(value) if real else int(value)
 
 
 # --- the loop --------------------------------------------------------------------------------

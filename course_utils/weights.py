@@ -83,12 +83,8 @@ class Family(NamedTuple):
         return {row[0]: row[self.column] for row in table if row[self.column] != ""}
 
 
-GPT2 = Family(
-    1,
-    GPT2LMHeadModel,
-    "activation_function",
-    {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
-)
+GELUS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+GPT2 = Family(1, GPT2LMHeadModel, "activation_function", GELUS)
 LLAMA = Family(2, LlamaForCausalLM, "hidden_act", {"silu": "swiglu", "swish": "swiglu"})
 #: Rotary scalings whose files give the length before the stretch as ``max_position_embeddings``.
 STRETCHED = ("linear", "dynamic")
@@ -306,12 +302,10 @@ def _model_in(folder: Path) -> PreTrainedModel:
     except Exception as error:  # transformers and its libraries have many kinds
         raise ValueError(f"transformers cannot read {path}: {_in_a_line(error)}") from error
     our_config(config)  # what we cannot have is refused before weights are read
-    return _with_weights(kind, folder, config)
+    return _read(kind, folder, config)
 
 
-def _with_weights(
-    kind: type[PreTrainedModel], folder: Path, config: PreTrainedConfig
-) -> PreTrainedModel:
+def _read(kind: type[PreTrainedModel], folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     path = folder / "model.safetensors"
     if not path.is_file() and not path.with_suffix(".safetensors.index.json").is_file():
         others = ", ".join(sorted(other.name for other in folder.glob("*.bin")))

@@ -32,9 +32,9 @@ FLOORS = {
         "distributed",
         "sampling",
     ),
-    "model": ("gpt", "inputs", "positions", "weights", "bpe"),
+    "model": ("gpt", "positions", "weights", "bpe"),
     "outside": ("pretrained", "corpora", "sources", "manifest", "assets", "device", "metrics"),
-    "ground": ("settings", "markup", "progress", "files"),
+    "ground": ("settings", "inputs", "markup", "progress", "files"),
 }
 #: Names that a library reads or calls, and what it finds by a pattern.
 CALLED_BY_OTHERS = (

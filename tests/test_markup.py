@@ -17,6 +17,7 @@ from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
+from benchmarks.tables import markdown_table
 from course_utils import plots
 from course_utils.markup import (
     html_table,
@@ -25,7 +26,6 @@ from course_utils.markup import (
     in_matplotlib,
     in_plotly,
     in_plotly_3d,
-    markdown_table,
     visible,
 )
 
