@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -201,7 +202,8 @@ _CURVES = (
 
 
 def _curves(seed: int) -> list[tuple]:
-    every, up = 10 * (2 + seed % 30), seed % 17 / 16
+    rng = np.random.default_rng(seed)
+    every, up = 10 * int(rng.integers(2, 90)), rng.integers(64).item() / 16
     steps = [every * n for n in range(9)]
     return [(steps[: len(curve)], [x + up for x in curve], patience) for curve, patience in _CURVES]
 
@@ -257,7 +259,9 @@ def _reach(
 
 
 def _sweep(seed: int) -> list[tuple]:
-    steps, up = [(50 + seed % 40) * n for n in range(5)], seed % 8 / 8
+    rng = np.random.default_rng(seed)
+    every, up = int(rng.integers(50, 1000)), rng.integers(64).item() / 8
+    steps = [every * n for n in range(5)]
     down, wavy = [4.0, 3.0, 2.0, 1.75, 1.5], [4.0, 3.0, 2.0, 2.625, 1.625]
     asked = (down, 2.25), (down, 3.75), (wavy, 2.25), (wavy, 1.75), (wavy, 3.25), (down, 3.0)
     asked += (wavy[:4], 2.5), (wavy[:4], 2.25), (wavy, 1.0), (down, 5.0), (down, 4.0)
@@ -329,7 +333,7 @@ _RUNS = (
 
 
 def _runs(seed: int) -> list[tuple]:
-    up = seed % 16 / 16
+    up = np.random.default_rng(seed).integers(64).item() / 16
     return [
         ({k: [x + up for x in v] for k, v in losses.items()}, margin) for losses, margin in _RUNS
     ]

@@ -166,7 +166,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         inputs.check_heads(n_embd, n_head, n_kv_head)
-        self.d_k, self.group = n_embd // n_head, n_head // n_kv_head
+        self.n_embd, self.d_k, self.group = n_embd, n_embd // n_head, n_head // n_kv_head
         self.causal, self.dropout, self.fused = causal, dropout, True
         self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
         self.key_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
@@ -208,7 +208,7 @@ class MultiHeadAttention(nn.Module):
             )
         memory = x if memory is None else memory
         for source in (x, memory):
-            inputs.check_width(source, self.query.in_features)
+            inputs.check_width(source, self.n_embd)
         q = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
         k = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
         v = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
@@ -362,7 +362,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         inputs.check_kind("mlp", kind, MLPS)
-        self.kind = kind
+        self.n_embd, self.kind = n_embd, kind
         if n_hidden is None:
             n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
         # SwiGLU's two projections of the input are the two halves of one matrix: gate, then up.
@@ -371,7 +371,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
-        inputs.check_width(x, self.fc.in_features)
+        inputs.check_width(x, self.n_embd)
         hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
         if self.kind == "swiglu":
             gate, up = hidden.chunk(2, dim=-1)  # (..., n_hidden) each

@@ -38,7 +38,13 @@ SOURCE = BUILD / "source"  # what the site is built from
 SOLVED = BUILD / "solved"  # executed homework with its answers; no part of the site
 STAMPS = BUILD / "stamps"  # the fingerprint of each executed notebook
 HTML = BUILD / "html"
-SOURCES = ("course_utils", "course_checks", "data", "requirements.txt")  # of every notebook
+SOURCES = (
+    "course_utils",
+    "course_commands",
+    "course_checks",
+    "data",
+    "requirements.txt",
+)  # of every notebook
 
 ENVIRONMENT = {
     **os.environ,
