@@ -147,7 +147,7 @@ def train(
         FileExistsError: ``checkpoint`` already exists, and ``resume`` is False.
         OSError: the checkpoint cannot be written; the previous one is intact.
     """
-    T, B, device = model.config.block_size, config.batch_size, _device_of(model)
+    T, B, n_batches = model.config.block_size, config.batch_size, config.accumulation_steps
     windows = _evaluation_windows(model, train_ids, val_ids, config.eval_windows)
     state = checkpoints.load_or_none(checkpoint, resume)
     config = _settle_dtype(config, model, state)
@@ -161,7 +161,6 @@ def train(
         run.restore(state)
     replica = distributed.replicate(model)  # in a single process, the model itself
 
-    n_batches = config.accumulation_steps
     model.train()
     with run.steps_left() as steps:
         if not run.history.steps:
@@ -170,7 +169,7 @@ def train(
             set_learning_rate(optimizers, lr_fraction(step, config))
 
             model.zero_grad()
-            loss = torch.zeros((), device=device)
+            loss = torch.zeros((), device=_device_of(model))
             for micro_step in range(n_batches):
                 # y holds the tokens of x one place further on: what is to be predicted.
                 x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
