@@ -112,10 +112,8 @@ class KVCache:
         start, end = self.length, self.length + T
         if self._buffer is None:
             self._buffer = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
-        elif self._buffer.shape[1] != B:
-            raise ValueError(
-                f"the cache is for {self._buffer.shape[1]} texts, not {B}: begin anew."
-            )
+        elif (n := self._buffer.shape[1]) != B:
+            raise ValueError(f"the cache is for {n} texts, not {B}; begin with a new cache.")
         elif end > self._buffer.shape[3]:
             self._buffer = torch.cat([self._buffer, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
         self._buffer[0, :, :, start:end] = key
