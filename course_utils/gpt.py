@@ -3,7 +3,8 @@
 One config covers the parts of GPT-2 (the defaults, with ``tied=True``) and of modern decoders such
 as Llama.
 Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
-heads (``n_head``), ``d_k`` channels of one head, ``V`` tokens in the vocabulary. ``T_q`` queries
+heads (``n_head``), ``H_kv`` heads of keys and values, ``d_k`` channels of one head, ``V`` tokens in
+the vocabulary. ``T_q`` queries
 and ``T_k`` keys differ only where they come from different sequences, or where a cache holds
 keys of earlier tokens.
 
@@ -219,8 +220,10 @@ class MultiHeadAttention(nn.Module):
         # Who may look at whom. A single query is the last token: it may look at everything.
         T_q, T_k, is_causal = q.shape[2], k.shape[2], False
         if self.causal and T_q > 1:
+            # The kernel's own causal mask is faster. It starts at the first key, so it is wrong
+            # where a cache has put earlier keys before those of the queries.
             if self.fused and mask is None and T_q == T_k:
-                is_causal = True  # the kernel has a causal mask of its own, which is faster
+                is_causal = True
             else:
                 mask = restrict(mask, causal_mask(T_q, T_k, x.device))
 
@@ -456,7 +459,8 @@ class GPT(nn.Module):
         A sum of ``n`` terms grows like √n, so a matrix with ``n`` inputs is drawn from N(0, 1/n).
         What a block adds to the residual stream comes out of its two ``proj`` layers; there are
         ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream keeps its
-        size however deep the model is. The head starts near zero: the first guess is uniform.
+        size however deep the model is. The head starts near zero: the first guess is uniform. A
+        tied embedding is the head as well, so it starts near zero too. (GPT-2 draws all with 0.02.)
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -549,7 +553,9 @@ class GPT(nn.Module):
         inputs.check_padding(n_pad, ids)
         real = columns >= n_pad[:, None]  # (B, T_k)
         # Real tokens look at real tokens only. Padding looks at whatever comes before it, since
-        # each query needs at least one key; nobody reads what it finds.
+        # each query needs at least one key; nobody reads what it finds. With one column of
+        # padding in a row of three, ``allowed`` is [[1, 1, 1], [0, 1, 1], [0, 1, 1]]; the causal
+        # mask then takes away what lies ahead.
         allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
         return (positions - n_pad[:, None]).clamp(min=0), allowed[:, None]
 

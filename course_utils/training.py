@@ -162,8 +162,8 @@ def train(
     replica = distributed.replicate(model)  # in a single process, the model itself
 
     model.train()
-    with run.steps_left() as steps:
-        if not run.history.steps:
+    with run.steps_left() as steps:  # those after the checkpoint; Ctrl-C ends them early
+        if not run.history.steps:  # a new run: how good are the first weights?
             run.record_evaluation(0, *estimate_losses(model, windows, B, dtype))
         for step in steps:
             set_learning_rate(optimizers, lr_fraction(step, config))
@@ -172,14 +172,15 @@ def train(
             loss = torch.zeros((), device=_device_of(model))
             for micro_step in range(n_batches):
                 # y holds the tokens of x one place further on: what is to be predicted.
-                x, y = distributed.shard(get_batch(train_ids, B, T, generator))  # (B / n, T) each
+                # (B, T) each, or this process's share of B.
+                x, y = distributed.shard(get_batch(train_ids, B, T, generator))
                 with distributed.no_sync(replica, micro_step < n_batches - 1):  # wait for the last
                     micro_loss = loss_of(replica, x, y, dtype) / n_batches
                     micro_loss.backward()  # adds to the gradients of the batches before
                 loss += micro_loss.detach()
 
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            # On a CPU, it raises an error here if one of the two is not finite; see there.
+            # On a CPU, it raises an error if either is not finite, before the weights change.
             run.record_step(distributed.all_reduce_mean(loss), norm)
             for optimizer in optimizers:
                 optimizer.step()
@@ -324,7 +325,8 @@ def evaluate(model: GPT, ids: Tensor) -> float:
     The ids are cut into windows of ``block_size`` that do not overlap, the last one shorter, so
     that every token but the first is predicted exactly once. The first token of a window has no
     context and the last has all of it, as in training. At most 64 windows are read at once, and
-    fewer where the logits would take a GB or more.
+    fewer where the logits (4 bytes each) would take a GB or more. This is for a model that has
+    learned; during training, :func:`estimate_losses` reads a few windows.
 
     Raises:
         ValueError: there are fewer than two ids, and so nothing to predict.
