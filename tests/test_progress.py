@@ -15,7 +15,9 @@ print("done")
 
 
 def run(**environment):
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", **environment}
+    # In a folder with an umlaut, Python itself cannot start in such a locale.
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0"} if __file__.isascii() else {}
+    environment = {**os.environ, **plain, **environment}
     return subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True)
 
 
