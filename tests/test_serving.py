@@ -614,6 +614,8 @@ def test_a_slow_client_is_answered_and_hung_up_on(impatient, caplog, first, piec
 
 
 def test_many_slow_clients_stop_nobody(impatient):
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2_000:
+        pytest.skip("this process may not have both ends of 900 connections")
     clients = [connect(impatient, (HEAD, LONG, b"", LONG + b"a")[n % 4]) for n in range(900)]
     for n in range(5):
         assert ask(impatient, prompt="a", max_new_tokens=3, seed=n).status_code == 200
