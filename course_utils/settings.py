@@ -108,6 +108,7 @@ def device() -> str | None:
 
 
 def named_folder(name: str) -> Path | None:
+    """Return the folder named by a setting, or None; raise SettingError for a relative path."""
     text = get(name)
     if not text:
         return None

@@ -21,7 +21,7 @@ from course_utils import checkpoints, distributed
 from course_utils.corpora import get_batch
 from course_utils.device import choose_dtype
 from course_utils.gpt import GPT, eval_mode
-from course_utils.inputs import check, check_ids, is_number
+from course_utils.inputs import check, check_ids, check_kind, is_number
 from course_utils.optimizers import Muon
 from course_utils.run import History, Run
 
@@ -81,8 +81,7 @@ class TrainConfig:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.type is str:
-                if value not in CHOICES[name]:
-                    raise ValueError(f"{name}={value!r} is not one of {', '.join(CHOICES[name])}.")
+                check_kind(name, value, CHOICES[name])
             elif name != "warmup_steps" or value is not None:
                 object.__setattr__(self, name, _number(name, value, field.type is float))
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
