@@ -867,6 +867,7 @@ def chapter():
     manager.start_kernel(cwd=str(ROOT / "notebooks"))
     client = manager.blocking_client()
     client.start_channels()
+    client.wait_for_ready(timeout=120)  # before that, the news that a cell has ended may get lost
 
     def run(source):
         said = []
