@@ -1,7 +1,7 @@
 """Exercises of chapter 5: scores, causal weights, heads, attention, cross-attention."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 Scale = Callable[[Tensor, Tensor], float]
 Weights = Callable[[Tensor], Tensor]
@@ -55,14 +55,6 @@ HIDDEN: dict[str, Weights | tuple[Weights, ...]] = {
     "0 · (-inf) is NaN, “not a number”: do not multiply a mask by -inf, use `masked_fill` or "
     "`torch.where`.": lambda s: (s + (~_lower(s)).float() * -math.inf).softmax(-1),
 }
-
-
-def changed(make: Callable[[Any], Way], parts: Mapping) -> dict[str, Way | tuple[Way, ...]]:
-    """Return the mistakes in which ``make`` builds a whole answer from a wrong part."""
-    return {
-        sentence: tuple(map(make, part)) if isinstance(part, tuple) else make(part)
-        for sentence, part in parts.items()
-    }
 
 
 # --- 1 ---------------------------------------------------------------------------------------

@@ -191,6 +191,14 @@ class Exercise:
         raise Wrong(f"{some}{hint}With {given}: {difference(first.value, right, self.tolerance)}.")
 
 
+def changed(make: Callable[[Any], Way], parts: Mapping) -> dict[str, Way | tuple[Way, ...]]:
+    """Return the mistakes in which ``make`` builds a whole answer from a wrong part."""
+    return {
+        sentence: tuple(map(make, part)) if isinstance(part, tuple) else make(part)
+        for sentence, part in parts.items()
+    }
+
+
 @functools.lru_cache(maxsize=2)
 def _right_results(exercise: Exercise, seed: int) -> tuple[list[dict[str, Any]], list[Any]]:
     """Return each call's arguments and its right result."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.attention import causal, changed
-from course_checks.exercises import Exercise, Way
+from course_checks.attention import causal
+from course_checks.exercises import Exercise, Way, changed
 
 # --- settings of a generation ----------------------------------------------------------------
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from course_checks import Wrong
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 # --- perplexity of a corpus ------------------------------------------------------------------
 

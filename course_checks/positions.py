@@ -8,8 +8,7 @@ from torch import Tensor
 
 from course_checks import Wrong
 from course_checks.answers import as_tensor, draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 BASE = 10_000.0
 Frequency = Callable[[Tensor, int], Tensor]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_checks.answers import draw
-from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal, changed
-from course_checks.exercises import Exercise, Way
+from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal
+from course_checks.exercises import Exercise, Way, changed
 from course_checks.generation import FILTERED, NUCLEI, nucleus, top_k
 from course_checks.training import LOG_P
 

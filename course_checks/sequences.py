@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 from course_checks.outcomes import read
 
 # --- 1: a table of bigrams -------------------------------------------------------------------

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from course_checks import Verdict, Wrong
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 __all__ = ["LOG_P", "Verdict", "check_count_parameters", "check_cross_entropy"]
 __all__ += ["check_learning_rate", "check_make_batch", "check_perplexity"]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.inputs import check, check_whole
+from course_utils.inputs import check, check_ids, check_whole
 
 
 def perplexity(cross_entropy: float) -> float:
@@ -157,12 +157,9 @@ class NGram:
             raise ValueError(f"ids are {array.dtype} {array.shape}; expected whole numbers (T,).")
         needed = f"a model of order {self.order} needs {least} ids"
         check(len(array) >= least, f"{len(array)} ids are too few: {needed}.")
-        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
-            raise ValueError(
-                f"ids range from {array.min()} to {array.max()}; this model has {self.vocab_size} "
-                f"tokens, 0 to {self.vocab_size - 1}. Was the text encoded by another tokenizer?"
-            )
-        return array.astype(np.int64)
+        array = array.astype(np.int64)
+        check_ids(torch.from_numpy(array), self.vocab_size)
+        return array
 
     def _codes(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return each window of ``n`` ids as one whole number, its place in the table."""

@@ -32,7 +32,7 @@ FLOORS = {
         "distributed",
         "sampling",
     ),
-    "model": ("gpt", "positions", "weights", "bpe"),
+    "model": ("gpt", "kv_cache", "variants", "positions", "weights", "bpe"),
     "outside": ("pretrained", "corpora", "sources", "manifest", "assets", "device", "metrics"),
     "ground": ("settings", "inputs", "markup", "progress", "files"),
 }
