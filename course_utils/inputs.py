@@ -24,7 +24,7 @@ def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
 
 
 def check_batch(ids: Tensor, cache: Sequence | None, config: Any, device: torch.device) -> None:
-    """Refuse ``ids`` unless they are ``(B, T)`` and fit behind the tokens in the cache.
+    """Refuse ``ids`` unless they are ``(B, T)`` and fit after the tokens in the cache.
 
     Args:
         cache: the model's caches, one for each block.

@@ -71,7 +71,7 @@ def sinusoidal(positions: Tensor, n_embd: int, base: float = 10_000.0) -> Tensor
 def rotary_table(
     positions: Tensor, d_k: int, base: float = 10_000.0, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
+    """Return the cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
 
     Both halves of the channels have the same angles; the sines of the first half are negative.
     ``scaling`` slows the rotation down, see :func:`check_rope_scaling`.
@@ -118,7 +118,7 @@ def _slowed(turning: Tensor, base: float, scaling: Mapping[str, Any]) -> tuple[T
 
 
 _STRETCH = ("factor", "original_max_position_embeddings")
-#: What each kind of scaled rotary positions may be told; all but yarn's last three it must.
+#: The settings of each kind of scaled rotary positions; only yarn's last three are optional.
 ROPE_SCALING = {
     "linear": _STRETCH,
     "dynamic": _STRETCH,

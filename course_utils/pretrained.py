@@ -1,7 +1,7 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
-The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be fetched, that it does and what differs.
+The card says what was loaded, from where, its size and licence and, if it stands in for a model
+that could not be fetched, for which one and what differs.
 """
 
 import json
@@ -124,7 +124,7 @@ def load_masked_lm(
 def with_new_head(encoder: PreTrainedModel) -> transformers.BertForMaskedLM:
     """Return ``encoder`` with BERT's head for masked words on top, untrained, in eval mode."""
     model = transformers.BertForMaskedLM(encoder.config)
-    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # it has no use for the pooler
+    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # the pooler is not needed
     return model.eval()
 
 
@@ -135,13 +135,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
-    # Of the others the tokenizer comes by itself, without the model's folder.
+    # The other tokenizers are assets of their own and need no folder of a model.
     folder = folder_of(resolve(name)[0]) if name == "smollm2" else Path()
     return _tokenizer(name, folder)
 
 
 def folder_of(asset: str) -> Path:
-    """Return the folder to load an asset from; fetch it, and expand 4-bit weights, if need be."""
+    """Return the folder to load an asset from; fetch it, and expand 4-bit weights, if necessary."""
     return _expanded(asset) if asset == "smollm2-q4" else assets.get(asset)
 
 
@@ -243,7 +243,7 @@ def _expand(source: Path, gguf_file: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with assets.partial_folder(target.parent) as partial:
         _save(model, tokenizer, Path(partial))
-        for path in (Path(partial), *Path(partial).iterdir()):  # made by some for their owner only
+        for path in (Path(partial), *Path(partial).iterdir()):  # some only the owner may read
             assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
         try:
