@@ -110,7 +110,7 @@ def _prepare(out: Path, resume: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # can it be written to?
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--out {out} is a file or lies below one; it must be a folder.") from None
+        raise ValueError(f"--out {out} is not a folder: it is a file or lies below one.") from None
     except OSError as error:
         raise ValueError(f"--out {out} cannot be used: {error.strerror}.") from None
     for name in ("checkpoint.pt", "history.json"):

@@ -284,12 +284,12 @@ OTHER_OPTIONS = [
     (
         "--out",
         "pyproject.toml",
-        "--out pyproject.toml is a file or lies below one; it must be a folder",
+        "--out pyproject.toml is not a folder: it is a file or lies below one",
     ),
     (
         "--out",
         "pyproject.toml/x",
-        "--out pyproject.toml/x is a file or lies below one; it must be a folder",
+        "--out pyproject.toml/x is not a folder: it is a file or lies below one",
     ),
     ("--out", "/dev/full", "--out /dev/full is not a folder"),
     ("--out", "/proc/here", "--out /proc/here cannot be used: "),
