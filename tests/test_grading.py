@@ -104,7 +104,7 @@ def test_a_right_answer_to_homework_4_is_right_on_any_other_inputs(start):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "no folder"),
+        (["nowhere"], "neither a folder nor a zip"),
         (["empty"], "should hold"),
         ([], "required"),
         (["class", "--out", "empty"], "is a folder"),
