@@ -61,8 +61,8 @@ def verdict_on(name: str, tests: Callable[[Callable], str], answer: Callable) ->
     return verdict
 
 
-#: What is said when a function that was right is not so any more.
-BROKEN = "It was right the last time: what has changed since?"
+#: What is said when a function that was right no longer is.
+BROKEN = "It was right last time: what has changed since?"
 
 
 def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> Verdict:
@@ -71,7 +71,7 @@ def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> V
             False,
             f"The check needs your function itself and got {guard.kind_of(answer)}, which looks "
             f"like its result: you called the function. Write `{name}(name_of_your_function)`, "
-            "without calling it: no brackets behind the name.",
+            "without calling it: no brackets after the name.",
         )
     results = guard.Results()
     try:
@@ -81,12 +81,12 @@ def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> V
         return Verdict(False, str(reason) if reason.named else results.explain(str(reason)))
     except NotImplementedError as error:
         if guard.is_a_stub(error):
-            return Verdict(None, "Replace the line `raise NotImplementedError` by your answer.")
+            return Verdict(None, "Replace the line `raise NotImplementedError` with your answer.")
         return Verdict(False, _stopped(error, results))
     except guard.OutOfTime as error:
         return Verdict(
             False,
-            f"Your code was stopped: it was not done after {guard.TIME_LIMIT_S:.0f} seconds"
+            f"Your code was stopped: it had not finished after {guard.TIME_LIMIT_S:.0f} seconds"
             f"{guard.where(error)}. Is there a loop that never ends?",
         )
     except KeyboardInterrupt as error:
@@ -96,7 +96,7 @@ def _verdict(name: str, tests: Callable[[Callable], str], answer: Callable) -> V
     except SystemExit as error:
         return Verdict(
             False,
-            f"Your code wanted to leave Python, with exit() or sys.exit(){guard.where(error)}. "
+            f"Your code tried to leave Python, with exit() or sys.exit(){guard.where(error)}. "
             "A function ends with `return`.",
         )
     except RecursionError as error:

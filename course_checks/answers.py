@@ -20,7 +20,7 @@ def as_tensor(result: Any) -> Tensor:
     """Return ``result`` as a float tensor on the CPU; lists, numbers and arrays will do.
 
     Raises:
-        Wrong: it is no table of real numbers.
+        Wrong: it cannot be read as real numbers.
     """
     if isinstance(result, tuple):
         raise Wrong(f"Your function returned a tuple of {len(result)}; expected one tensor.")

@@ -72,7 +72,7 @@ def _undecorated(answer: Callable) -> Callable:
     if not callable(answer):
         raise TypeError(
             f"answered needs your functions themselves and got {answer!r:.60}: write the name of "
-            "the function without brackets behind it."
+            "the function without brackets after it."
         )
     while isinstance(answer, functools.partial):
         answer = answer.func

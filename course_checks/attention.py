@@ -1,7 +1,7 @@
 """Exercises of chapter 5: scores, causal weights, heads, attention, cross-attention."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 Scale = Callable[[Tensor, Tensor], float]
 Weights = Callable[[Tensor], Tensor]
@@ -55,14 +55,6 @@ HIDDEN: dict[str, Weights | tuple[Weights, ...]] = {
     "0 · (-inf) is NaN, “not a number”: do not multiply a mask by -inf, use `masked_fill` or "
     "`torch.where`.": lambda s: (s + (~_lower(s)).float() * -math.inf).softmax(-1),
 }
-
-
-def changed(make: Callable[[Any], Way], parts: Mapping) -> dict[str, Way | tuple[Way, ...]]:
-    """Return the mistakes in which ``make`` builds a whole answer from a wrong part."""
-    return {
-        sentence: tuple(map(make, part)) if isinstance(part, tuple) else make(part)
-        for sentence, part in parts.items()
-    }
 
 
 # --- 1 ---------------------------------------------------------------------------------------
@@ -164,16 +156,16 @@ check_split_heads = Exercise(
         "(B, T, H, d_k).": lambda x, n: x.reshape(len(x), n, x.shape[1], -1),
         "Each head got every H-th channel; it should get a block of neighbours: the last "
         "dimension splits as (H, d_k), not (d_k, H).": _moved(0, 3, 1, 2, inner=True),
-        "The sizes are exchanged: n_head heads of C // n_head.": _moved(0, 2, 1, 3, inner=True),
-        "Each head is turned over: its last two are (T, d_k), not (d_k, T).": _moved(0, 2, 3, 1),
-        "The heads come in the reverse order.": lambda x, n: _heads(x, n).flip(1),
+        "The sizes are swapped: n_head heads of C // n_head.": _moved(0, 2, 1, 3, inner=True),
+        "Each head is transposed: its last two are (T, d_k), not (d_k, T).": _moved(0, 2, 3, 1),
+        "The heads come in reverse order.": lambda x, n: _heads(x, n).flip(1),
         "These are the heads as separate tensors, in a list or a tuple: put them together, "
         "torch.stack(…, dim=1).": (lambda x, n: x.chunk(n, -1), lambda x, n: list(x.chunk(n, -1))),
         "The heads come before the batch; they are the second dimension.": _moved(2, 0, 1, 3),
         "`torch.cat` joins the heads along an old dimension; `torch.stack(…, dim=1)` makes a new "
         "one.": lambda x, n: torch.cat(x.chunk(n, dim=-1), dim=1),
         "You cut the tokens, not the channels.": lambda x, n: torch.stack(x.tensor_split(n, 1), 1),
-        "x came back as it was.": lambda x, n: x,
+        "x came back unchanged.": lambda x, n: x,
         "Those are one example's sizes.": lambda x, n: x.view(2, 5, 3, 2).transpose(1, 2),
     },
     notice="No number was computed or copied into a new order: the heads are a way to index x.",
@@ -228,7 +220,7 @@ check_attention = Exercise(
             _with(axis=axis, weights=partial(causal, axis=axis)) for axis in (-2, 1, 0)
         ),
         "The softmax of the scores is missing.": lambda q, k, v, mask: _scores(q, k) @ v,
-        "Query and key are exchanged.": lambda q, k, v, mask: _attend(k, q, v, mask),
+        "Query and key are swapped.": lambda q, k, v, mask: _attend(k, q, v, mask),
         "The weights should mix the values.": lambda q, k, v, mask: _attend(q, k, k, mask),
         "These are the weights, (B, H, T_q, T_k): use them to mix the values, weights @ "
         "value.": lambda q, k, v, mask: _attend(q, k, torch.eye(k.shape[-2]), mask),
@@ -268,10 +260,10 @@ check_cross_attention = Exercise(
         "Queries, keys and values all come from x: that is self-attention. Keys and values should "
         "come from memory.": _cross(0, 0, 0),
         "Everything comes from memory; the queries should come from x.": _cross(1, 1, 1),
-        "The roles are exchanged: x asks, memory answers with keys and values.": _cross(1, 0, 0),
+        "The roles are swapped: x asks, memory answers with keys and values.": _cross(1, 0, 0),
         "The values come from x; keys and values both come from memory.": _cross(0, 1, 0),
         "The keys come from x; keys and values both come from memory.": _cross(0, 0, 1),
-        "W_k and W_q are exchanged.": lambda x, m, q, k, v: _cross()(x, m, k, q, v),
+        "W_k and W_q are swapped.": lambda x, m, q, k, v: _cross()(x, m, k, q, v),
         "The scores are not divided by √d_k.": _cross(scale=lambda q, k: 1),
         "You divided by √n_embd, the width of x; the scores are sums over d_k channels, perhaps "
         "fewer.": lambda x, *r: _cross(scale=lambda *_: math.sqrt(x.shape[-1]))(x, *r),

@@ -79,7 +79,7 @@ _cosine = _over(lambda a, b: a * b)
 
 check_cosine_similarity = Exercise(
     name="cosine_similarity",
-    task="The dot product over both lengths, over the last dimension.",
+    task="The dot product divided by both lengths, over the last dimension.",
     right=lambda a, b: _cosine(a, b),
     inputs=_cosine_inputs,
     mistakes={
@@ -92,7 +92,7 @@ check_cosine_similarity = Exercise(
         "Add the products up; you took the mean.": lambda a, b: _cosine(a, b) / a.shape[-1],
         "The sign is lost: a cosine may be negative.": lambda a, b: _cosine(a, b).abs(),
         "This is the angle; return its cosine.": lambda a, b: _cosine(a, b).acos(),
-        "Right for two vectors. Of matrices you compared columns, or took one length for all rows, "
+        "Right for two vectors. With matrices you compared columns, took one length for all rows, "
         "or gave one number for all: sum and norm belong over dim=-1.": (
             lambda a, b: F.cosine_similarity(a, b, dim=0),
             lambda a, b: (a * b).sum(-1) / (a.norm() * b.norm()),
@@ -151,8 +151,8 @@ check_analogy = Exercise(
         "Take the cosine, not the distance.": _analogy(score=lambda v, g: -(v - g).norm(dim=1)),
         "You brought the vectors to length 1 first, as gensim does; the exercise adds them as they "
         "are.": lambda *call: _analogy()(*call[:4], F.normalize(call[4])),
-        "The signs of a and b are exchanged: it is b - a + c.": _analogy(1, -1, 1),
-        "The signs of a and c are exchanged: it is b - a + c.": _analogy(1, 1, -1),
+        "The signs of a and b are swapped: it is b - a + c.": _analogy(1, -1, 1),
+        "The signs of a and c are swapped: it is b - a + c.": _analogy(1, 1, -1),
         "a is not subtracted: it is b - a + c.": (_analogy(1, 1, 1), _analogy(0, 1, 1)),
         "c is missing: it is b - a + c.": _analogy(-1, 1, 0),
         "This is the nearest to c alone: it is b - a + c.": _analogy(0, 0, 1),
@@ -161,7 +161,7 @@ check_analogy = Exercise(
         "The number counts in a list without a, b and c, and you looked it up in one with them, "
         "`words`.": _analogy(pick=lambda s: s[s > -math.inf].argmax()),
     },
-    notice="b itself is often the nearest: without the rule against it few analogies come out.",
+    notice="b itself is often the nearest: without the rule against it few analogies work out.",
 )
 
 # --- 4 ---------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ check_keep_together = Exercise(
         "Leave the words in the order of the vectors.": (
             lambda w, v, u: (sorted(_kept(w, v, u)[0]), _kept(w, v, u)[1])
         ),
-        "Exchanged: first words, then vectors.": lambda w, v, u: _kept(w, v, u)[::-1],
+        "Swapped: first words, then vectors.": lambda w, v, u: _kept(w, v, u)[::-1],
         "`in` looked for letters in a text: look for the word in the set.": (
             lambda w, v, u: _kept(w, v, " ".join(u))
         ),

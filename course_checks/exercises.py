@@ -20,7 +20,7 @@ How to write one::
   answer goes wrong is shown. Between them they must tell every mistake from what is right, for any
   seed; edge cases come last. They hold what the text promises: lists only where it says so.
 - A mistake is written as a student writes it, plainly, never bent to reach its sentence. Several
-  ways to one mistake stand in a tuple under one sentence, which says what was done and what to do
+  ways to one mistake go in a tuple under one sentence, which says what was done and what to do
   instead. If an answer that makes the mistake is told something else, the check is wrong. What
   raises an error on every input needs no sentence: the error says it.
 - ``use(answer, *arguments)`` is for what is not one call: a loop of steps with a state, many draws.
@@ -67,7 +67,7 @@ class Exercise:
     """An exercise and its check, which is called like a function: ``check_softmax(softmax)``.
 
     Args:
-        name: the function that is asked for; the check is ``check_<name>``.
+        name: the function to be written; the check is ``check_<name>``.
         task: what it does, in a line.
         right: the function itself.
         inputs: the arguments of several calls, drawn from a seed.
@@ -189,6 +189,14 @@ class Exercise:
                 f"expected {expected}."
             )
         raise Wrong(f"{some}{hint}With {given}: {difference(first.value, right, self.tolerance)}.")
+
+
+def changed(make: Callable[[Any], Way], parts: Mapping) -> dict[str, Way | tuple[Way, ...]]:
+    """Return the mistakes in which ``make`` builds a whole answer from a wrong part."""
+    return {
+        sentence: tuple(map(make, part)) if isinstance(part, tuple) else make(part)
+        for sentence, part in parts.items()
+    }
 
 
 @functools.lru_cache(maxsize=2)

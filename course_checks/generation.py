@@ -73,7 +73,7 @@ check_greedy_loop = Exercise(
         "Only a new token ends the text.": lambda m, p, n, s: _greedy()(m, p, n * (s not in p), s),
         "With max_new_tokens=0 nothing is new.": lambda m, p, n, s: _greedy()(m, p, max(n, 1), s),
     },
-    notice="Nothing in the loop ever goes back: a greedy choice cannot be regretted.",
+    notice="Nothing in the loop ever goes back: a greedy choice is never taken back.",
 )
 
 # --- 2: temperature --------------------------------------------------------------------------
@@ -192,7 +192,7 @@ check_keep_top_k = Exercise(
         "This is the mask; expected logits.": lambda z, k: z >= _threshold(z, k),
         "You kept what should go.": _hidden(lambda z, k: z >= _threshold(z, k)),
         "Not the first k, the likeliest.": _hidden(lambda z, k: torch.arange(len(z)) >= k),
-        "Right, but for ties: you kept k tokens, some of several equal ones, by their place in the "
+        "Right, except for ties: you kept k tokens, some of several equal ones, by place in the "
         "vocabulary. Compare with the k-th value, and all that are as likely stay.": _exactly_k,
         "Where k is larger than the vocabulary, all stay: min(k, logits.shape[-1]).": (
             _hidden(lambda z, k: z < z.topk(k, dim=-1).values[..., -1:]),
@@ -323,7 +323,7 @@ check_cached_step = Exercise(
         for T, C, *sizes in ((2, 3, 2, 2, 2), (5, 6, 4, 4, 3))
     ],
     mistakes={
-        "The cache is as it was: append the new key and value.": _cached(keep=()),
+        "The cache is unchanged: append the new key and value.": _cached(keep=()),
         "Keep the new value in the cache, as well as the key.": _cached(keep=["keys"]),
         "The older keys and values are gone: torch.cat([old, new]).": _cached(lambda old, new: new),
         "You appended the query to the keys.": lambda x, q, k, v, c: _cached()(x, q, q, v, c),

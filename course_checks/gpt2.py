@@ -147,8 +147,8 @@ check_mlp = Exercise(
         "x was added: that is the block's work, not the MLP's.": _mlp(after=lambda y, x: y + x),
         "The norm is the block's work.": lambda x, *w: _mlp()(F.layer_norm(x, x.shape[-1:]), *w),
         "In your GELU the power is not 3.": tuple(_mlp(partial(_gelu, cube=n)) for n in (1, 2)),
-        "In your GELU √(2/π), the root of a quotient, is missing, or another number stands in its "
-        "place.": tuple(_mlp(partial(_gelu, root=f)) for f in (1, ROOT**2, math.pi * ROOT)),
+        "In your GELU √(2/π), the root of a quotient, is missing, or replaced by another "
+        "number.": tuple(_mlp(partial(_gelu, root=f)) for f in (1, ROOT**2, math.pi * ROOT)),
         "In your GELU the constant is not 0.044715.": _mlp(partial(_gelu, by=0.44715)),
         "Brackets: √(2/π) multiplies the cube too.": _mlp(partial(_gelu, by=0.044715 / ROOT)),
         "GELU's factor ½ is missing.": _mlp(lambda x: 2 * _gelu(x)),
@@ -182,7 +182,7 @@ check_top_next = Exercise(
         "These are logarithms: softmax, not log_softmax.": _top(lambda z: z.log_softmax(-1)),
         "The softmax came after the choice, so the k probabilities sum to 1, as if no other token "
         "could come.": lambda z, k: (_top()(z, k)[0], z[:, -1].topk(k).values.softmax(-1)),
-        "Logits divided by their sum are no probabilities; those are a softmax of all logits in a "
+        "Logits divided by their sum are not probabilities; those are a softmax of all logits in a "
         "row.": lambda z, k: (_top()(z, k)[0], (b := z[:, -1].topk(k).values) / b.sum(-1, True)),
         "The softmax runs over the positions: dim=-1.": _both(lambda z: z.softmax(1)),
         "The softmax runs over the texts of the batch: dim=-1.": _both(lambda z: z.softmax(0)),

@@ -1,6 +1,6 @@
 """Running an answer that may do anything: hang, print a flood, leave Python, return nonsense.
 
-Nothing here is a fence against malice: an answer runs in the reader's own process. It is for the
+Nothing here protects against malice: an answer runs in the reader's own process. It is for the
 accidents that happen to everybody.
 """
 
@@ -103,7 +103,7 @@ class Results:
         self.any = False
 
     def watch(self, answer: Any) -> Any:
-        """Return ``answer`` as it is, but for remembering what it returns."""
+        """Return ``answer``, wrapped so that what it returns is remembered."""
         if not isinstance(answer, (types.FunctionType, types.BuiltinFunctionType)):
             return answer  # a class, a module with weights: the check may use more than its call
 
@@ -116,7 +116,7 @@ class Results:
         return call
 
     def explain(self, message: str) -> str:
-        """Return why the check failed, with what the last result alone gives away."""
+        """Return why the check failed, with what the last result by itself reveals."""
         result = self.last
         if isinstance(result, types.GeneratorType) and "generator" not in message:
             return (
@@ -193,7 +193,7 @@ def text_of(error: BaseException) -> str:
     return f"{name}: {message}" if message else name
 
 
-#: What a beginner needs beside torch's own words, by a part of these.
+#: What a beginner needs besides torch's own message, by a part of that message.
 HINTS = {
     "same dtype": "Turn whole numbers into decimal ones first: .float().",
     "shapes cannot be multiplied": "In A @ B, A needs as many columns as B has rows.",

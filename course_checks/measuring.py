@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.attention import causal, changed
-from course_checks.exercises import Exercise, Way
+from course_checks.attention import causal
+from course_checks.exercises import Exercise, Way, changed
 
 # --- settings of a generation ----------------------------------------------------------------
 
@@ -42,11 +42,12 @@ _CHANGES = {
     ),
     "do_sample must be True for a temperature above 0: without it, that does "
     "nothing.": lambda s, t: s | {"do_sample": False},
-    "do_sample must be False for temperature 0, because that stands for greedy "
-    "decoding.": lambda s, t: s | {"do_sample": True},
-    "do_sample is turned round: it is True where something is drawn, above temperature "
+    "do_sample must be False for temperature 0, because that means greedy decoding.": lambda s, t: (
+        s | {"do_sample": True}
+    ),
+    "do_sample is the wrong way round: it is True where a token is drawn, above temperature "
     "0.": lambda s, t: s | {"do_sample": t == 0},
-    "With any temperature above 0 something is drawn, with one below 1 as well: "
+    "At any temperature above 0 a token is drawn, at one below 1 as well: "
     "do_sample.": lambda s, t: s if t >= 1 else _settings(0, s["max_new_tokens"]),
     "do_sample is missing where a temperature is given; give it in both cases, True or "
     "False.": lambda s, t: _without(s, "do_sample") if t else s,
@@ -58,8 +59,8 @@ _CHANGES = {
     ),
     "max_length counts the prompt as well: give max_new_tokens, which counts what is "
     "added.": lambda s, t: _without(s, "max_new_tokens") | {"max_length": s["max_new_tokens"]},
-    "Pass the length on that is given, max_new_tokens.": lambda s, t: s | {"max_new_tokens": 80},
-    "Pass the temperature on that is given.": lambda s, t: s | ({"temperature": 0.7} if t else {}),
+    "Pass on the length that is given, max_new_tokens.": lambda s, t: s | {"max_new_tokens": 80},
+    "Pass on the temperature that is given.": lambda s, t: s | ({"temperature": 0.7} if t else {}),
 }
 
 check_generation_settings = Exercise(
@@ -160,13 +161,14 @@ def _endings(seed: int) -> list[tuple]:
 
 
 _FOUND = {
-    "The text must end with the three parts; yours may stand anywhere in it, as in 5 5 5 "
+    "The text must end with the three parts; yours may be anywhere in it, as in 5 5 5 "
     "1.": lambda ids, n: any(_repeats(ids[:end], n) for end in range(3 * n, len(ids) + 1)),
     "The text must end with the loop, not begin with it.": lambda ids, n: _repeats(ids[: 3 * n], n),
     "Compare the three parts as a whole, from first to last, not only their last "
     "tokens.": lambda ids, n: ids[-1] == ids[-1 - n] == ids[-1 - 2 * n],
-    "The three parts stand one behind the other; look at the one in the middle "
-    "too.": lambda ids, n: ids[-n:] == ids[-3 * n : -2 * n],
+    "The three parts follow one another; look at the one in the middle too.": lambda ids, n: (
+        ids[-n:] == ids[-3 * n : -2 * n]
+    ),
     "Compare ids, not their digits in a row: 1, 11 and 11, 1 look the same in a "
     "text.": lambda ids, n: "".join(map(str, ids)).endswith("".join(map(str, ids[-n:])) * 3),
 }
@@ -189,10 +191,10 @@ check_loop_length = Exercise(
         "One token alone can be a loop as well, as in 5 5 5: begin to look with the length "
         "1.": _loop(lengths=lambda n: range(2, n // 3 + 1)),
         "This is the length of all three; return that of one.": lambda ids: 3 * _loop()(ids),
-        "Without a loop the answer is 0, a number like all the others: `return 0` behind the loop "
+        "Without a loop the answer is 0, a number like all the others: `return 0` after the loop "
         "over lengths.": (lambda ids: _loop()(ids) or None, lambda ids: _loop()(ids) or -1),
         "Return the part's length, not the part.": lambda ids: ids[len(ids) - _loop()(ids) :] or 0,
-        "The three parts stand one behind the other, at the end; do not count others.": _loop(
+        "The three parts follow one another at the end; do not count others.": _loop(
             lambda ids, n: sum(ids[i : i + n] == ids[-n:] for i in range(len(ids))) >= 3
         ),
     },
@@ -211,7 +213,7 @@ def _heads(seed: int) -> list[tuple]:
     ]
 
 
-#: What becomes of a number for each query, (H, T), where the mean without the first is asked for.
+#: What a number for each query, (H, T), is made into instead of the mean without the first.
 _MEANS = {
     "The first query is in the mean; leave it out, [:, 1:].": lambda q: q.mean(-1),
     "You divided by T, but without the first query, which has no choice, T - 1 are "
@@ -243,7 +245,7 @@ check_share_on_previous = Exercise(
     shape="(H,)",
     mistakes=changed(lambda mean: _mean(_before, mean), _MEANS)
     | {
-        "This is the token itself, on the main diagonal; the one before stands one below it, "
+        "This is the token itself, on the main diagonal; the one before is one below it, "
         "offset=-1.": (_mean(lambda w: _before(w, 0)), lambda w: _before(w, 0).mean(-1)),
         "This is the next token; the one before is in column i - 1, below the "
         "diagonal.": lambda w: w.diagonal(1, 1, 2).mean(-1),
@@ -287,7 +289,7 @@ check_head_entropy = Exercise(
 
 
 def _far(weights: Tensor) -> Tensor:
-    """Return how far key j stands before query i, (T, T): negative for what comes after."""
+    """Return how far key j is before query i, (T, T): negative for what comes after."""
     places = torch.arange(weights.shape[-1])
     return places[:, None] - places
 
@@ -298,16 +300,17 @@ def _sum_of(distance: Callable[[Tensor], Tensor], axis: int = -1) -> Way:
 
 check_attention_distance = Exercise(
     name="attention_distance",
-    task="The mean distance from query to key in tokens, weighed with the attention, (H,).",
+    task="The mean distance from query to key in tokens, weighted by the attention, (H,).",
     right=lambda weights: _mean(_sum_of(torch.abs))(weights),
     inputs=_heads,
     shape="(H,)",
     mistakes=changed(lambda mean: _mean(_sum_of(torch.abs), mean), _MEANS)
     | {
-        "Keys on the two sides cancel: a distance is never negative, for it is |query - "
+        "Keys on the two sides cancel: a distance is never negative, since it is |query - "
         "key|.": _mean(_sum_of(lambda d: d)),
-        "A key that stands before the query has a negative distance in yours: it is |query - "
-        "key|.": _mean(_sum_of(lambda d: -d)),
+        "A key before the query has a negative distance in yours: it is |query - key|.": _mean(
+            _sum_of(lambda d: -d)
+        ),
         "This is the mean place of the keys; a distance counts from the query: |query - "
         "key|.": _mean(lambda w: (w * torch.arange(w.shape[-1])).sum(-1)),
         "The distances are squared.": _mean(_sum_of(lambda d: d**2)),
@@ -317,7 +320,7 @@ check_attention_distance = Exercise(
         "number.": _mean(lambda w: (w * _far(w).abs()).mean(-1)),
         "The sum runs over the queries; a query shares out its attention along its row, "
         "dim=-1.": _mean(_sum_of(torch.abs, -2)),
-        "You took the key with the largest weight alone. Weigh all of them: weight · "
+        "You took the key with the largest weight alone. Weight all of them: weight · "
         "distance.": _mean(lambda w: (w.argmax(-1) - torch.arange(w.shape[-1])).abs() * 1.0),
     },
     notice="A long mean distance may just be the first token's share: look at both.",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from course_checks import Wrong
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 # --- perplexity of a corpus ------------------------------------------------------------------
 
@@ -33,11 +32,11 @@ check_corpus_perplexity = Exercise(
     right=lambda losses, sizes: math.exp(_weighed(losses, sizes)),
     inputs=_batches,
     mistakes={
-        "You took the plain mean of the losses. A short batch counts for less: weigh each loss "
-        "with its number of tokens.": lambda a, n: math.exp(sum(a) / len(a)),
+        "You took the plain mean of the losses. A short batch counts for less: weight each loss "
+        "by its number of tokens.": lambda a, n: math.exp(sum(a) / len(a)),
         "This is the loss of the text; its perplexity is exp of it.": _weighed,
         "The sign is wrong: perplexity is exp(+loss).": lambda a, n: math.exp(-_weighed(a, n)),
-        "You averaged perplexities: average the losses, weighed with the tokens, then take exp.": (
+        "You averaged perplexities: average the losses, weighted by the tokens, then take exp.": (
             lambda a, n: _weighed([*map(math.exp, a)], n),
             lambda a, n: sum(map(math.exp, a)) / len(a),
         ),
@@ -51,7 +50,7 @@ check_corpus_perplexity = Exercise(
         "You took exp of a sum. Divide it by the number of all tokens before the exponential, then "
         "take "
         "exp.": (lambda a, n: math.exp(sum(a)), lambda a, n: math.exp(_weighed(a, n) * sum(n))),
-        "One number for the whole text is asked for, and there is one here for each "
+        "The exercise asks for one number for the whole text, and yours gives one for each "
         "batch.": lambda a, n: [*map(math.exp, a)],
     },
     notice="How the text was cut into batches must not change its perplexity, and now it does not.",
@@ -76,10 +75,11 @@ check_mean_gradient = Exercise(
     inputs=_pieces,
     shape="that of one gradient",
     mistakes={
-        "You took the plain mean. A small piece counts for less: weigh each gradient with its "
+        "You took the plain mean. A small piece counts for less: weight each gradient by its "
         "size.": lambda g, n: sum(g) / len(g),
-        "This is the sum: weigh each gradient with its size, divide by all "
-        "examples.": lambda g, n: sum(g),
+        "This is the sum: weight each gradient by its size, divide by all examples.": lambda g, n: (
+            sum(g)
+        ),
         "Multiply each gradient by its size before you add them.": lambda g, n: sum(g) / sum(n),
         "Now divide by the number of all examples.": lambda g, n: _weighed(g, n) * sum(n),
         "Now divide the sum by the number of all the examples, and not by that of the "
@@ -166,7 +166,7 @@ check_adamw_step = Exercise(
         "v averages the square of the gradient.": _adamw(v=lambda v, g: 0.999 * v + 0.001 * g),
         "v has a beta of its own, 0.999.": _adamw(v=lambda v, g: 0.9 * v + 0.1 * g**2),
         "The root of v is missing.": _adamw(step=lambda m, v: m / (v + 1e-8)),
-        "eps stands under the root; add it after.": _adamw(step=lambda m, v: m / (v + 1e-8).sqrt()),
+        "eps is under the root; add it after.": _adamw(step=lambda m, v: m / (v + 1e-8).sqrt()),
         "The weight went up the gradient.": _adamw(new=lambda w, step, decay: w - decay * w + step),
         "weight_decay changed nothing.": lambda *a: _adamw()(*a[:6], 0.0),
         "The decay is not multiplied by lr.": lambda *a: _adamw()(*a[:6], a[6] / a[5]),
@@ -209,12 +209,12 @@ def _curves(seed: int) -> list[tuple]:
 
 
 _BEST = {
-    "You compare with the evaluation before. Compare with the best so far: a loss that only swings "
+    "You compare with the last evaluation. Compare with the best so far: a loss that only swings "
     "has stopped improving "
     "too.": lambda seen: max(n for n, x in enumerate(seen) if n == 0 or x < seen[n - 1]),
     "You count all failures. A new best starts the count again: set it back to 0 "
     "there.": lambda seen: len({min(seen[: n + 1]) for n in range(len(seen))}) - 1,
-    "An equal loss is no new lowest, so it counts as a failure: compare with <, not with "
+    "An equal loss is not a new lowest, so it counts as a failure: compare with <, not with "
     "<=.": lambda seen: max(n for n, x in enumerate(seen) if x == min(seen)),
     "You wait for a new highest loss.": lambda seen: seen.index(max(seen)),
 }
@@ -231,10 +231,10 @@ check_stopping_step = Exercise(
         "This is the number of the evaluation; return its step, which is "
         "steps[i].": lambda s, a, n: s.index(_stopping()(s, a, n)),
         "Return the step, not the loss.": lambda s, a, n: a[s.index(_stopping()(s, a, n))],
-        "This is the best step; that it is one is known only `patience` evaluations "
+        "This is the best step; that it was the best is known only `patience` evaluations "
         "later.": lambda s, a, n: _stopping()([*s[:n], *s[: -n - 1], s[-1]], a, n),
         "A run that has stopped does not see what comes later.": lambda s, a, n: s[a.index(min(a))],
-        "If training never stops, return the last step: put it behind the loop, not "
+        "If training never stops, return the last step: put it after the loop, not "
         "None.": lambda s, a, n: _stopping()([*s[:-1], None], a, n),
         "Patience counts evaluations, not steps.": lambda s, a, n: _stopping(late=1 - n)(s, a, n),
     },
@@ -300,7 +300,7 @@ check_steps_to_reach = Exercise(
         "last.": lambda s, a, t: _reach()(s, a, t) if a[-1] <= t else math.inf,
         "This is the evaluation whose loss is nearest; find where the line crosses the "
         "target.": lambda s, a, t: min(s, key=lambda step: abs(a[s.index(step)] - t)),
-        "The line also reaches a target that no evaluation has just so: compare with "
+        "The line also reaches a target that no evaluation hits exactly: compare with "
         "<=.": lambda s, a, t: s[a.index(t)] if t in a else math.inf,
     },
     notice="Steps to a given loss are a fairer comparison than the loss after given steps.",
@@ -348,16 +348,16 @@ check_clear_winner = Exercise(
         "Compare the means over the seeds, not the best runs.": _winner(min),
         "Compare the means over the seeds, not the medians.": _winner(statistics.median),
         "Compare means over the seeds, not the first runs.": _winner(lambda runs: runs[0]),
-        "You compare sums; the margin is one of means.": _winner(sum),
+        "You compare sums; the margin is for means.": _winner(sum),
         "A lower loss is better, not a higher one.": _winner(lambda runs: -statistics.fmean(runs)),
         "The margin is ignored: return None if the lead over the second best is not above "
         "it.": _winner(clear=lambda lead, margin: True),
         "A lead that is just as large as the margin is not above it: compare with >, not with "
         ">=.": _winner(clear=lambda lead, margin: lead >= margin),
-        "The comparison is turned round: None is for a small lead, the value for a large "
+        "The comparison is the wrong way round: None is for a small lead, the value for a large "
         "one.": _winner(clear=lambda lead, margin: lead < margin),
         "Compare with the second best, not with the worst.": _winner(rival=-1),
-        "Where there is no winner, return None itself, which is neither an empty text nor False: "
+        "Where there is no winner, return None itself, not an empty text and not False: "
         "`return "
         "None`.": (lambda a, m: _winner()(a, m) or "", lambda a, m: _winner()(a, m) or False),
         "Return the value itself, which is the key in the dict, and not its mean "

@@ -82,7 +82,7 @@ def _equal(before: Any, after: Any) -> bool:
 
 
 def _place(result: Any, given: Mapping[str, Any]) -> str:
-    """Return what is to be said of a tensor on another device, or in half precision."""
+    """Return a remark on a tensor on another device, or in half precision."""
     tensors = [each for each in given.values() if isinstance(each, Tensor)]
     if not tensors or not isinstance(result, Tensor):
         return ""
@@ -226,7 +226,7 @@ def _as_right(value: Any) -> Any:
 
 
 def relation(pairs: Sequence[tuple[Any, Any]]) -> str:
-    """Return how found and right results hang together everywhere, if in a simple way."""
+    """Return how the results found relate to the right ones everywhere, if it is simple."""
     if pairs and isinstance(pairs[0][1], Mapping):
         pairs = [(found[key], right[key]) for found, right in pairs for key in right]
     if not all(isinstance(found, (Tensor, float)) for found, _ in pairs):
@@ -247,7 +247,7 @@ def relation(pairs: Sequence[tuple[Any, Any]]) -> str:
 
 _RELATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "The numbers are right, but in another shape. ": lambda right: right.flatten(),
-    "Rows and columns are exchanged. ": lambda right: right.mT if right.dim() > 1 else right,
+    "Rows and columns are swapped. ": lambda right: right.mT if right.dim() > 1 else right,
     "This is the logarithm of the right result. ": lambda right: right.log(),
     "This is the exponential of the right result. ": lambda right: right.exp(),
     "This is 1 minus the right result. ": lambda right: 1 - right,

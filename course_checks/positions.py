@@ -8,8 +8,7 @@ from torch import Tensor
 
 from course_checks import Wrong
 from course_checks.answers import as_tensor, draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 BASE = 10_000.0
 Frequency = Callable[[Tensor, int], Tensor]
@@ -81,7 +80,7 @@ check_sinusoidal_table = Exercise(
         "They alternate, sin, cos, sin, cos, …, unlike in some code.": _sines(join=_halves),
         "The even channels are sines, the odd ones cosines.": _sines(even=torch.cos, odd=torch.sin),
         "There are sines only; the odd channels are cosines.": _sines(odd=torch.sin),
-        "`/ 10000 * …` is no power: `**`.": _sines(lambda i, C: 2 * i / C / BASE),
+        "`/ 10000 * …` is not a power: `**`.": _sines(lambda i, C: 2 * i / C / BASE),
         "Positions start at 0, yours at 1.": lambda T, C: _sines()(T + 1, C)[1:],
         "These are the angles: take sines and cosines.": _sines(even=torch.abs, odd=torch.abs),
         "A cosine has the frequency of the sine before it: the exponent counts pairs, not "
@@ -108,7 +107,7 @@ check_add_positions = Exercise(
         "Right where T is block_size; a shorter text needs table[:T].": lambda x, p: x + p,
         "Side by side; add them.": lambda x, p: _halves(x, p[: x.shape[1]].expand_as(x)),
         "These are the positions alone; add them to x.": lambda x, p: p[: x.shape[1]],
-        "x came back as it was.": lambda x, p: x,
+        "x came back unchanged.": lambda x, p: x,
         "Only the first text is left.": lambda x, p: x[0] + p[: x.shape[1]],
         "All tokens got one vector; token t gets row t: table[:T].": (
             lambda x, p: x + p[0],
@@ -162,7 +161,7 @@ check_padded_positions = Exercise(
     mistakes={
         "These are the column numbers: the padding was counted.": _after(lambda m: 0),
         "The first real token has position 0, not 1.": lambda m: m.cumsum(-1),
-        "Padding at -1 is in no table: clamp at 0.": lambda m: m.cumsum(-1) - 1,
+        "The table has no row -1: clamp at 0.": lambda m: m.cumsum(-1) - 1,
         "Count along rows, dim=-1, not down the batch.": lambda m: (m.cumsum(0) - 1).clamp(min=0),
         "Each row has its own padding; you took one number for all rows.": (
             *(_after(lambda m: (m[0] == 0).sum()), _after(lambda m: (m == 0).sum())),
@@ -225,20 +224,20 @@ check_rotate_pairs = Exercise(
         "Turned the wrong way: (a, b) becomes (a cos - b sin, b cos + a sin).": (
             _turned(turn=lambda a, b, cos, sin: (a * cos + b * sin, b * cos - a * sin))
         ),
-        "This is no rotation, as lengths change: (a, b) becomes (a cos - b sin, b cos + a sin).": (
+        "This is not a rotation: lengths change. (a, b) becomes (a cos - b sin, b cos + a sin).": (
             _turned(turn=lambda a, b, cos, sin: (a * cos + b * sin, b * cos + a * sin)),
             _turned(turn=lambda a, b, cos, sin: (a * cos + a * sin, b * cos + b * sin)),
         ),
         "The second line used the new a: keep the old one.": _turned(turn=_overwriting),
-        "Sine and cosine are exchanged: at position 0 nothing turns.": (
+        "Sine and cosine are swapped: at position 0 nothing turns.": (
             _turned(turn=lambda a, b, cos, sin: (a * sin - b * cos, b * sin + a * cos))
         ),
         "Use `where`, not the row's number.": lambda x, w: _turned()(x, torch.arange(len(w))),
         "The positions are one too high.": lambda x, where: _turned()(x, where + 1),
-        "You added sines and cosines, as chapter 4 begins; turn each pair.": (
+        "You added sines and cosines, as at the start of chapter 4; turn each pair.": (
             lambda x, where: x + _sines(join=_halves)(99, x.shape[-1])[where]
         ),
-        "x came back as it was.": lambda x, where: x,
+        "x came back unchanged.": lambda x, where: x,
     },
     notice="Only the distance counts: moved together, query and key keep their score.",
 )
@@ -282,8 +281,8 @@ check_alibi_bias = Exercise(
         "The exponent is negative, -8h / n_head.": _bias(lambda h, H: 2.0 ** (8 * h / H)),
         "The slope is 2 to the power of -8h / n_head.": _bias(lambda h, H: 8 * h / H),
         "Far keys are rewarded: minus slope times m - n.": _bias(distance=lambda m, n: n - m),
-        "This is slope times the key's position, as in Bloom's code. The softmax makes the same of "
-        "it, but the exercise asks for the distance.": _bias(distance=lambda m, n: -n * m**0),
+        "This is slope times the key's position, as in Bloom's code. The softmax gives the same "
+        "result, but the exercise asks for the distance.": _bias(distance=lambda m, n: -n * m**0),
         "The distance is m - n, not m.": _bias(distance=lambda m, n: m * n**0),
         "The distance to oneself is 0.": _bias(distance=lambda m, n: m - n + 1),
         "The distance is not squared.": _bias(distance=lambda m, n: (m - n) ** 2),

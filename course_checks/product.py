@@ -40,7 +40,7 @@ check_windows = Exercise(
         "A window scores only what is new, not all.": _each(lambda a, b, k, *_: (a, b, b - a)),
         "You scored all but one of each window.": _each(lambda a, b, k, *_: (a, b, b - a - 1)),
         "Later windows score what is new.": _each(lambda a, b, k, *_: (a, b, b - a if a else k)),
-        "Only the first window spares a token.": _each(lambda a, b, k, *_: (a, b, k - (a > 0))),
+        "Only the first window skips a token.": _each(lambda a, b, k, *_: (a, b, k - (a > 0))),
         "The first window scores all but one token.": _each(lambda a, b, k, n, s, d: (a, b, d)),
         "A shorter last window scores fewer.": _each(lambda a, b, k, *c: (a, b, c[2] if a else k)),
         "You scored what overlaps.": _each(lambda a, b, k, n, s, d: (a, b, b - a - d if a else k)),
@@ -105,7 +105,7 @@ check_ngram_precision = Exercise(
         "n is not used: these are single words.": _share(grams=lambda words, n: _grams(words, 1)),
         "Joined without a separator, `a ha` and `ah a` are the same: make them tuples, not "
         "strings.": _share(grams=lambda words, n: ["".join(g) for g in _grams(words, n)]),
-        "Matches may stand anywhere.": _share(lambda x, y: sum(map(tuple.__eq__, x, y))),
+        "Matches may be anywhere.": _share(lambda x, y: sum(map(tuple.__eq__, x, y))),
         "One n, not a mean.": lambda x, y, n: sum(_share()(x, y, k) for k in range(1, n + 1)) / n,
         "A candidate shorter than n words has no n-grams, and you divided by 0: return 0 for "
         "it.": lambda x, y, n: _hits(_grams(x, n), _grams(y, n)) / len(_grams(x, n)),
@@ -167,7 +167,7 @@ check_quantize_int8 = Exercise(
         "The scale is (out,), not (out, 1).": _int8(end=lambda q, scale: _pair(q, scale[:, 0])),
         "First q, then the scale.": _int8(end=lambda q, scale: _pair(q, scale)[::-1]),
         "The largest magnitude should become 127; yours becomes 1.": _int8(1),
-        "A row of zeros has the scale 0, and 0 / 0 is no number: keep the scale above zero, "
+        "A row of zeros has the scale 0, and 0 / 0 is not a number: keep the scale above zero, "
         "clamp(min=1e-12).": _int8(size=lambda w: w.abs().amax(1, keepdim=True)),
     },
     notice="No weight is off by more than half a step, scale / 2: that is all that rounding costs.",
@@ -194,7 +194,7 @@ check_magnitude_mask = Exercise(
     mistakes={
         "abs() is missing: you took out the most negative weights.": _mask(lambda w: w),
         "You took out the largest weights; the smallest matter least.": _mask(lambda w: -w.abs()),
-        "True and False are exchanged.": _mask(end=lambda w, mask: ~mask),
+        "True and False are swapped.": _mask(end=lambda w, mask: ~mask),
         "share is what goes, not what stays.": lambda w, share: _mask()(w, 1 - share),
         "The smallest of all weights go, not of each row: the rows share one limit, and may lose "
         "unequally.": lambda w, share: torch.stack([_mask()(row, share) for row in w]),
@@ -204,7 +204,7 @@ check_magnitude_mask = Exercise(
         "With share = 0 none goes, and there is no 0th smallest weight: take argsort, or a special "
         "case.": lambda w, share: w.abs() > w.abs().view(-1).kthvalue(round(share * w.numel()))[0],
         "A share of the number, not of the largest.": lambda w, s: w.abs() > s * w.abs().max(),
-        "share is no limit for the weights.": lambda w, share: w.abs() > share,
+        "share is not a limit on the weights.": lambda w, share: w.abs() > share,
         "These are the pruned weights; return the mask.": _mask(end=lambda w, mask: w * mask),
     },
     notice="The zeros still lie in a dense matrix: neither memory nor time is saved yet.",
@@ -236,7 +236,7 @@ check_merge_lora = Exercise(
         "The scale is alpha / r, without a root.": _merge(lambda a, A, B: a / len(A) ** 0.5),
         "The scale is upside down: alpha / r.": _merge(lambda alpha, A, B: len(A) / alpha),
         "r is fixed: A.shape[0].": tuple(_merge(lambda a, A, B, r=r: a / r) for r in (4, 8, 16)),
-        "A and B are exchanged: B @ A, (out, r) times (r, in).": _merge(change=lambda A, B: A @ B),
+        "A and B are swapped: B @ A, (out, r) times (r, in).": _merge(change=lambda A, B: A @ B),
         "B @ A needs no transpose.": _merge(change=lambda A, B: (B @ A).T),
         "This is the change alone.": lambda weight, *rest: _merge()(0 * weight, *rest),
         "You subtracted the change.": lambda w, A, B, alpha: _merge()(w, A, B, -alpha),

@@ -30,7 +30,7 @@ def wanted() -> bool:
 
 
 def path() -> Path:
-    """Return the file; it lies in the course's own folder, see ``COURSE_CACHE``."""
+    """Return the file; it is in the course's own folder, see ``COURSE_CACHE``."""
     return cache_folder() / "progress.json"
 
 
@@ -59,7 +59,7 @@ def _is_entry(entry: object) -> bool:
 
 
 def note(name: str, passed: bool | None) -> None:
-    """Write down a verdict on the check ``name``; a stub (``passed`` is None) is no attempt."""
+    """Write down a verdict on the check ``name``; a stub (``passed`` is None) is not an attempt."""
     if passed is not None:
         try:
             _write(name, passed)

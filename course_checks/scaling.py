@@ -26,13 +26,13 @@ check_average_gradients = Exercise(
     ],
     shape="(P,)",
     mistakes={
-        "The plain mean: a share of 1 weighs as much as one of 6.": lambda g, n: g.mean(0),
-        "A sum: weigh by the sizes, divide by all examples.": lambda g, n: g.sum(0),
+        "The plain mean: a share of 1 counts as much as one of 6.": lambda g, n: g.mean(0),
+        "A sum: weight by the sizes, divide by all examples.": lambda g, n: g.sum(0),
         "Multiply each gradient by its size before you divide.": lambda g, n: g.sum(0) / sum(n),
-        "Weighed by the sizes, but not divided by the number of all examples.": _mean(lambda n: n),
+        "Weighted by the sizes, but not divided by the number of all examples.": _mean(lambda n: n),
         "You divided by the number of workers, not of all examples.": _mean(lambda n: n / len(n)),
         "You divided by the largest share, not by all examples.": _mean(lambda n: n / n.max()),
-        "The weights are size / all examples, no softmax.": _mean(lambda n: n.softmax(0)),
+        "The weights are size / all examples, not a softmax.": _mean(lambda n: n.softmax(0)),
         "You divided by the sizes: a large share must count more.": _mean(lambda n: 1 / n),
         "A large share must count more.": _mean(lambda n: 1 / n / (1 / n).sum()),
         "`//` cuts off: write `/`.": lambda g, n: (g * torch.tensor(n)[:, None] // sum(n)).sum(0),
@@ -56,7 +56,7 @@ check_all_reduce_bytes = Exercise(
     mistakes={
         "That is one round, after which each worker has the sum of one piece only. A second round "
         "passes the sums on.": lambda b, n: (n - 1) * b / n,
-        "There are n - 1 moves in a round, not n: its own piece nobody sends.": lambda b, n: 2 * b,
+        "There are n - 1 moves in a round, not n: no one sends its own piece.": lambda b, n: 2 * b,
         "A round has n - 1 moves, not n - 2.": lambda b, n: 2 * (n - 2) * b / n if n > 1 else 0,
         "A round has n - 1 moves, not n + 1.": lambda b, n: 2 * (n + 1) * b / n,
         "That is one move in each round; there are n - 1.": lambda b, n: 2 * b / n,
@@ -87,13 +87,13 @@ def _kept(*starts: int, sizes: tuple = (12, 2, 2), left: Way = lambda n: 1 / n) 
 
 check_bytes_per_gpu = Exercise(
     name="bytes_per_gpu",
-    task="16 bytes a parameter, of which the stages share out 12, 14 and 16 among the GPUs.",
+    task="16 bytes per parameter, of which the stages share out 12, 14 and 16 among the GPUs.",
     right=_kept(),
     inputs=lambda seed: [(1200 + 60 * (seed % 99), 4 + k, k) for k in (0, 1, 2, 3)],
     mistakes={
         "The optimizer has 12 bytes: 3 x 4.": tuple(_kept(sizes=(n, 2, 2)) for n in (0, 4, 8)),
-        "The gradient has 2 bytes a parameter.": tuple(_kept(sizes=(12, n, 2)) for n in (0, 4)),
-        "The weights have 2 bytes a parameter.": tuple(_kept(sizes=(12, 2, n)) for n in (0, 4)),
+        "The gradient has 2 bytes per weight.": tuple(_kept(sizes=(12, n, 2)) for n in (0, 4)),
+        "The weights have 2 bytes each.": tuple(_kept(sizes=(12, 2, n)) for n in (0, 4)),
         "stage is not used: everything is always shared out.": _kept(0, 0, 0),
         "stage is not used: nothing is ever shared out.": _kept(9, 9, 9),
         "At stage 1 only the optimizer is shared out, at stage 2 the gradient too.": _kept(1, 1, 1),

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from course_checks.answers import draw
-from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal, changed
-from course_checks.exercises import Exercise, Way
+from course_checks.attention import HIDDEN, SCALES, Scale, Weights, causal
+from course_checks.exercises import Exercise, Way, changed
 from course_checks.generation import FILTERED, NUCLEI, nucleus, top_k
 from course_checks.training import LOG_P
 
@@ -59,7 +59,7 @@ check_softmax = Exercise(
         ),
         "The softmax runs over another dimension, the first or the second; it belongs over the "
         "last, dim=-1.": (lambda x: x.softmax(0), lambda x: x.softmax(1)),
-        "Each sum must stand beside its row: sum(dim=-1, keepdim=True). Without keepdim row i is "
+        "Each sum must line up with its row: sum(dim=-1, keepdim=True). Without keepdim row i is "
         "divided by the sum of another.": (
             lambda x: x.exp() / x.exp().sum(-1),
             lambda x: (x - x.max()).exp() / (x - x.max()).exp().sum(-1),
@@ -123,7 +123,7 @@ check_multi_head_attention = Exercise(
     | {
         "The softmax runs over the heads or over the batch; it belongs over the keys of each "
         "query, dim=-1.": (_mha(partial(causal, axis=1)), _mha(partial(causal, axis=0))),
-        "Query and key are exchanged: the scores are query @ keyᵀ.": _mha(take="kqvo"),
+        "Query and key are swapped: the scores are query @ keyᵀ.": _mha(take="kqvo"),
         "W_o is missing: the joined heads go through one more matrix.": _mha(take="qkv1"),
         "Query, key and value are made with W_q, W_k and W_v, each of them with a matrix of its "
         "own.": tuple(_mha(take=take) for take in ("qkko", "qkqo", "qqvo", "qk1o", "1kvo", "q1vo")),
@@ -151,7 +151,7 @@ def _loss_inputs(seed: int) -> list[tuple]:
     def call(B: int, T: int, V: int, pad: int, *padded: int) -> tuple:
         ids = draw(B, T, V, seed=seed).argmax(-1)
         ids[ids == pad] = (pad + 1) % V
-        ids[0, 1] = 0 if pad else 1  # a token 0 that is no padding
+        ids[0, 1] = 0 if pad else 1  # a token 0 that is not padding
         for row, n in enumerate(padded):
             ids[row, T - n :] = pad
         return 2 * draw(B, T, V, seed=seed + 1), ids, pad
@@ -414,15 +414,16 @@ check_train_bpe = Exercise(
         "far.": (_bpe(careful=False), _bpe(lambda c: c.most_common(1)[0][0], careful=False)),
         "You returned the joined tokens; return the pairs themselves, such as ('e', "
         "'s').": lambda words, n: [*map("".join, _bpe()(words, n))],
-        "Only the first place in each word was merged; a pair can stand in a word several "
+        "Only the first place in each word was merged; a pair can occur in a word several "
         "times.": _bpe(merge=partial(_merge, most=1)),
         "You merged in the text, where `e s` is also found inside `we s`: compare whole "
         "tokens.": _bpe(merge=_merge_text),
         "Pairs were counted from the end of one word to the beginning of the next; a pair lies "
         "within a word.": _across_words,
-        "The words were not changed by a merge: put the joined token in the place of the "
-        "pair.": _bpe(merge=lambda tokens, pair: tokens),
-        "You returned the merges in another order; expected is that in which they were made, first "
+        "The words were not changed by a merge: put the joined token in place of the pair.": _bpe(
+            merge=lambda tokens, pair: tokens
+        ),
+        "You returned the merges in another order; expected is the order they were made in, first "
         "to last.": (lambda w, n: sorted(_bpe()(w, n)), lambda w, n: _bpe()(w, n)[::-1]),
     },
     notice="The order of the merges is the tokenizer: encoding replays them.",

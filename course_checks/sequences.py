@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 from course_checks.outcomes import read
 
 # --- 1: a table of bigrams -------------------------------------------------------------------
@@ -39,7 +38,7 @@ _SHARES = {
     "These are the counts. Divide each row by its sum.": lambda c: c,
     "The whole table sums to 1, P(a and b); each row should, P(b | a).": lambda c: c / c.sum(),
     "Each column sums to 1, P(a | b). Divide by the sum of the row.": lambda c: _rows(c.T).T,
-    "Row a holds what stands before a: count at [current, next].": lambda c: _rows(c.T),
+    "Row a holds what comes before a: count at [current, next].": lambda c: _rows(c.T),
     "Something was added to the counts; here they stay as they are.": lambda c: _rows(c + 1),
     "A pair counts as often as it comes: with lists of ids `counts[a, b] += 1` adds once. Use a "
     "loop, or np.add.at.": lambda c: _rows(c.clamp(max=1)),
@@ -47,7 +46,7 @@ _SHARES = {
     "Divided by the sum of another row: write sum(1, keepdims=True).": lambda c: c / c.sum(1),
     "A row without a count is 0 / 0, not a number: give it 1 / V.": lambda c: c / c.sum(1, True),
     "A row without a count is all 0: give it 1 / V instead.": lambda c: c / c.sum(1, True).clamp(1),
-    "Only a row without any count holds 1 / V: a pair that did not come in another row has "
+    "Only a row without any count holds 1 / V: in other rows, a pair that never came has "
     "0.": lambda c: torch.where(c > 0, _rows(c), 1 / len(c)),
     "You divided by how often a occurs, but the last token has no follower: divide by the row's "
     "sum.": lambda c: _rows(c, torch.maximum(c.sum(0), c.sum(1))[:, None]),
@@ -116,14 +115,14 @@ check_sample = Exercise(
     tolerance=0.1,
     mistakes=changed(_walk, _PICKS)
     | {
-        "Draw with the `rng` that you are given: make none inside, and leave np.random "
+        "Draw with the `rng` that you are given: do not make one inside, and leave np.random "
         "alone.": lambda p, first, n, rng: _walk()(p, first, n, np.random.default_rng(0)),
         "Each token was drawn from the row of the first one; take the row of the last one "
         "drawn.": lambda p, a, n, rng: [
             a,
             *rng.choice(len(p), n, p=p[a]),
         ],
-        "You drew from a column, what stands before a; what follows it is row a, "
+        "You drew from a column, what comes before a; what follows it is row a, "
         "bigram[a].": lambda p, *rest: _walk()(p.T / p.sum(0)[:, None], *rest),
         "One token too many: first and the n that are drawn make n + 1.": _walk(more=1),
         "One token too few: first and the n that are drawn make n + 1.": _walk(more=-1),
@@ -221,13 +220,13 @@ check_translate = Exercise(
         "You move on by one base. Codons do not overlap: move on by three bases, range(0, "
         "len(gene), 3).": (_protein(step=1), _protein(str, step=1)),
         "The last codon is lost: the loop ends one codon too early.": _protein(short=3),
-        "One or two bases left over at the end are no codon: leave them out.": _protein(short=0),
-        "The stop is no amino acid: leave * out.": _protein(lambda s: s[: s.find("*") + 1] or s),
+        "One or two bases left over at the end are not a codon: leave them out.": _protein(short=0),
+        "A stop is not an amino acid: leave * out.": _protein(lambda s: s[: s.find("*") + 1] or s),
         "The first stop ends the protein, and its * is not written.": _protein(str),
-        "The protein goes on behind the stop.": _protein(lambda s: s.replace("*", "")),
+        "The protein goes on after the stop.": _protein(lambda s: s.replace("*", "")),
         "There are three stop codons: compare the letter in the table with *, not the codon with "
         "one.": (*map(_one_stop, ("TAA", "TAG", "TGA")),),
-        "What stands across two codons is no stop.": _protein(gene=lambda g: g.split("TAA")[0]),
+        "A stop lies within one codon.": _protein(gene=lambda g: g.split("TAA")[0]),
         "You looked for ATG, where a cell begins. Here reading starts at the first base, whatever "
         "it is.": _protein(gene=lambda g: g[max(g.find("ATG"), 0) :]),
         "Leave the odd bases out at the end.": _protein(gene=lambda g: g[len(g) % 3 :]),

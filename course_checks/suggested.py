@@ -1,7 +1,7 @@
 """Models to choose from in the homework, in order of size, and which of them fit this machine.
 
 The chapters load models through :mod:`course_utils.pretrained`, with checksums and stand-ins.
-Here a reader may take any model of the list, and those from the hub come as they stand there.
+Here a reader may take any model of the list, and those from the hub come as they are there today.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Suggestion:
 
     Attributes:
         name: what :func:`load` takes.
-        repo: where it stands on the hub.
+        repo: its name on the hub.
         n_parameters: tied matrices counted once.
         bytes_per_weight: in the published file, 4 for float32 and 2 for bfloat16.
         licence: its name.
@@ -102,7 +102,7 @@ def load(
     """Return ``(model, tokenizer, card)`` of a suggestion, in float32 and in eval mode.
 
     What :func:`course_utils.pretrained.load` knows comes from there, with its stand-ins; all
-    others come from the hub as they stand there today.
+    others come from the hub as they are there today.
 
     Raises:
         KeyError: no suggestion has this name.

@@ -105,7 +105,7 @@ check_merge_pair = Exercise(
     right=lambda tokens, pair: _merged()(tokens, pair),
     inputs=_merge_inputs,
     mistakes={
-        "The second half of a merge is there again: skip two tokens.": _merged(step=1),
+        "The second half of a merge appears again: skip two tokens.": _merged(step=1),
         "The last token is lost: the loop ends one too early.": _merged(end=1),
         "A loop over neighbours loses the last token, and a merge leaves its second half: go by "
         "place.": lambda t, pair: [a + b if (a, b) == pair else a for a, b in pairwise(t)],
@@ -148,14 +148,14 @@ def _one_by_one(errors: str, between: str = "") -> Way:
 
 check_decode = Exercise(
     name="decode",
-    task="The text of ids; bytes that are no UTF-8 become the character U+FFFD.",
+    task="The text of ids; bytes that are not UTF-8 become the character U+FFFD.",
     right=lambda ids, vocab: _decoded()(ids, vocab),
     inputs=_id_lists,
     mistakes={
-        "A part of a character is none: join the bytes of all tokens, then decode once.": (
+        "Part of a character is not one: join the bytes of all tokens, then decode once.": (
             *map(_one_by_one, ("replace", "ignore", "strict")),
         ),
-        "It stops at bytes that are no UTF-8: errors='replace'.": _decoded("strict"),
+        "It stops at bytes that are not UTF-8: errors='replace'.": _decoded("strict"),
         "Each invalid byte becomes U+FFFD: errors='replace'.": (
             *map(_decoded, ("ignore", "backslashreplace")),
             lambda *call: _decoded()(*call).replace("\ufffd", "?"),
@@ -169,7 +169,7 @@ check_decode = Exercise(
         "The encoding is UTF-8.": (_decoded(encoding="latin-1"), _decoded(encoding="ascii")),
         "Join with nothing between.": (_decoded(between=b" "), _one_by_one("replace", " ")),
         "Spaces belong to the text.": lambda *call: _decoded()(*call).strip(),
-        "Ids are no bytes: look them up.": lambda ids, vocab: bytes(ids).decode(errors="replace"),
+        "Ids are not bytes: look them up.": lambda ids, vocab: bytes(ids).decode(errors="replace"),
         "Return one text.": lambda ids, vocab: [vocab[n].decode(errors="replace") for n in ids],
     },
     notice="Joining first and decoding once is why any text survives, whatever its alphabet.",
@@ -267,14 +267,14 @@ check_fertility = Exercise(
     inputs=_fertility_inputs,
     mistakes={
         "This is tokens per character; divide by len(text.split()).": _per(len),
-        "Turn it over: tokens per word.": lambda encode, text: 1 / _per()(encode, text),
+        "Turn it round: tokens per word.": lambda encode, text: 1 / _per()(encode, text),
         "Words are not what single spaces separate: text.split() knows all white space.": (
             _per(lambda text: len(text.split(" "))),
             _per(lambda text: text.count(" ") + 1),
         ),
         "You counted the gaps: use text.split().": _per(lambda text: text.count(" ")),
         "Do not round.": (lambda *call: _per()(*call) // 1, lambda *call: round(_per()(*call))),
-        "This is the number of tokens; divide by that of the words.": _per(lambda text: 1),
+        "This is the number of tokens; divide by the number of words.": _per(lambda text: 1),
         "Count each word, repeated ones too.": _per(lambda text: len(set(text.split()))),
         "Count each token, repeated ones too.": _per(tokens=lambda ids: len(set(ids))),
         "Encode the whole text at once: a word by itself lacks the space before it and has other "

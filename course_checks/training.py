@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from course_checks import Verdict, Wrong
 from course_checks.answers import draw
-from course_checks.attention import changed
-from course_checks.exercises import Exercise, Way
+from course_checks.exercises import Exercise, Way, changed
 
 __all__ = ["LOG_P", "Verdict", "check_count_parameters", "check_cross_entropy"]
 __all__ += ["check_learning_rate", "check_make_batch", "check_perplexity"]
@@ -48,7 +47,7 @@ check_make_batch = Exercise(
         "y equals x, so there is nothing to predict. Shift y one place on.": _batch(y_at=0),
         "y is shifted the wrong way: it holds the token before, not after.": _batch(y_at=-1),
         "y is shifted by two places; the next token is one place on.": _batch(y_at=2),
-        "x and y are exchanged: x is what the model reads, y what follows.": _batch(1, 0),
+        "x and y are swapped: x is what the model reads, y what follows.": _batch(1, 0),
         "`roll` brings the window's first token round to the end of y. Take the last one from the "
         "corpus, ids[start + block_size].": _batch(change=lambda x, y: (x, x.roll(-1, 1))),
         "y has one token for each window; there is one after every position, so it is (B, "
@@ -57,7 +56,7 @@ check_make_batch = Exercise(
         "one.": lambda i, s, T: _batch(0, T)(i, s, T),
         "x and y are one token short: cut windows of block_size + 1, then drop an end of "
         "each.": _batch(change=lambda x, y: (x[:, :-1], y[:, :-1])),
-        "The windows do not begin at `starts`: loop over its values, not over its places.": (
+        "The windows do not begin at `starts`: loop over its values, not its indices.": (
             lambda i, s, T: _batch()(i, torch.arange(len(s)), T),
             lambda i, s, T: _batch()(i, torch.arange(len(s)) * T, T),
         ),
@@ -69,15 +68,16 @@ check_make_batch = Exercise(
 
 # --- 2: the loss -----------------------------------------------------------------------------
 
-#: What stands where log p ``(..., N, V)`` should, from logits of that shape.
+#: What is used where log p ``(..., N, V)`` should be, from logits of that shape.
 LOG_P: dict[str, Way | tuple[Way, ...]] = {
     "The logits went in without a softmax: they are scores, not log-probabilities.": lambda z: z,
     "The logarithm is missing: the loss of a token is the negative logarithm of its probability, "
     "-log p.": (lambda z: z.softmax(-1), lambda z: -z.softmax(-1)),
     "The softmax runs over the positions; the probabilities of one position are "
     "dim=-1.": lambda z: z.log_softmax(-2),
-    "These are bits; the loss is asked for in nats, that is with the natural "
-    "logarithm.": lambda z: z.log_softmax(-1) / math.log(2),
+    "These are bits; the loss should be in nats, that is, with the natural logarithm.": lambda z: (
+        z.log_softmax(-1) / math.log(2)
+    ),
     "Right for ordinary logits; with one of 1000 exp overflows, and a probability rounds to 0. Use "
     "log_softmax, or subtract the largest logit before the exponential.": (
         lambda z: z.softmax(-1).log(),
@@ -148,7 +148,7 @@ check_perplexity = Exercise(
         "logarithms.": lambda p: p.prod() ** (-1 / len(p)),
         "The logarithm is missing: this is the exp of minus the mean of the "
         "probabilities.": lambda p: (-p.mean()).exp(),
-        "You weighed each logarithm with its p, as an entropy does; take the plain "
+        "You weighted each logarithm by its p, as an entropy does; take the plain "
         "mean.": lambda p: (-(p * p.log()).sum()).exp(),
     },
     notice="A uniform guess between V tokens has perplexity V, certainty 1; nothing is below 1.",

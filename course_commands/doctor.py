@@ -1,7 +1,7 @@
 """One page that says what this machine has, and what to do about what is missing.
 
-Each part looks by itself: what is broken is named, and the page goes on. So nothing is imported
-here but what Python brings and the room of settings.
+Each part checks for itself: what is broken is named, and the page goes on. So only the standard
+library and the course's settings are imported here.
 """
 
 import argparse
@@ -57,17 +57,17 @@ def run(_options: argparse.Namespace | None = None) -> int:
 
 
 def _section(title: str, part: Callable[[list[str]], Rows], advice: list[str]) -> bool:
-    """Print one part; return whether it stands in the way of a chapter."""
+    """Print one part; return whether it keeps a chapter from running."""
     rows, wrong = [], False
     try:
         for label, text in part(advice):
             rows.append((label, text))
             wrong |= label.startswith("!")
-    except Exception as error:  # the part that looks is broken itself: say so, and go on
+    except Exception as error:  # the check itself is broken: say so, and go on
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        rows.append(("!", f"cannot be looked at: {problem}"))
+        rows.append(("!", f"cannot be checked: {problem}"))
         if str(error) not in advice:  # a refused setting is named once
-            advice.append(f"{title}: mend what is named there ({problem}), then ask again.")
+            advice.append(f"{title}: fix what is named there ({problem}), then ask again.")
         wrong = True
     print(f"\n{title}")
     width = max((len(label) for label, _ in rows), default=0)
@@ -83,8 +83,8 @@ def _course(advice: list[str]) -> Rows:
     try:
         "✓ é Ω →".encode(encoding)
     except UnicodeEncodeError:
-        advice.append("Set PYTHONUTF8=1, and every letter is printed as it is.")
-        yield "terminal", f"prints {encoding}: letters that it lacks are replaced"
+        advice.append("Set PYTHONUTF8=1 to have every character printed as it is.")
+        yield "terminal", f"prints {encoding}: characters that it lacks are replaced"
 
 
 def _settings(advice: list[str]) -> Rows:
@@ -107,10 +107,10 @@ def _settings(advice: list[str]) -> Rows:
         )
     for name in sorted(os.environ):
         if name.startswith("PIP_") and settings.get(name) and name not in settings.PIP_KEPT:
-            yield name, "is set; `make` does without it, pip by hand does not"
+            yield name, "is set; `make` ignores it, pip run by hand does not"
     for folder, shadows in _shadows():
-        advice.append(f"Take {folder} off PYTHONPATH, or unset it: `make` does without it.")
-        yield "PYTHONPATH", f"{folder} stands in for {', '.join(shadows[:5])}"
+        advice.append(f"Take {folder} off PYTHONPATH, or unset it: `make` ignores it.")
+        yield "PYTHONPATH", f"{folder} hides {', '.join(shadows[:5])}"
 
 
 def _shadows() -> Iterator[tuple[str, list[str]]]:
@@ -141,22 +141,22 @@ def _machine(advice: list[str]) -> Rows:
     yield "host name", name
     if not _resolves(name):
         advice.append(
-            f"The name of this machine, {name}, leads to no address, so torchrun would wait for "
-            "ever: start it with `--local-addr 127.0.0.1`, or put the name into /etc/hosts."
+            f"The name of this machine, {name}, has no address, so torchrun would wait forever: "
+            "start it with `--local-addr 127.0.0.1`, or add the name to /etc/hosts."
         )
-        yield "", "leads to no address"
+        yield "", "has no address"
 
 
 def _disk(advice: list[str]) -> Rows:
     try:
         folder = settings.cache_folder()
     except (settings.SettingError, OSError):
-        return  # named above
+        return  # reported above
     while not os.path.isdir(folder):
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
     if free < 3:
-        advice.append(f"Only {free:.1f} GB are free in {folder}; the course wants 3 GB.")
+        advice.append(f"Only {free:.1f} GB are free in {folder}; the course needs 3 GB.")
     if not settings.can_write(folder):
         advice.append(f"{folder} cannot be written: set COURSE_CACHE to a folder that can.")
     yield "disk", f"{free:.1f} GB free in {folder}"
@@ -202,7 +202,7 @@ def _packages(advice: list[str]) -> Rows:
             wrong.append(requirement.name)
             yield requirement.name, f"{version or 'missing'} (needs {line})"
     if wrong:
-        advice.append(f"Install the right {', '.join(wrong)}: `pip install -r requirements.txt`.")
+        advice.append(f"Correct {', '.join(wrong)}: `pip install -r requirements.txt`.")
     for extra, user in EXTRAS.items():
         for requirement in map(Requirement, lines):
             marker = requirement.marker
@@ -266,26 +266,26 @@ def _network(advice: list[str]) -> Rows:
 
 
 def _files(advice: list[str]) -> Rows:
-    """Yield what stands in the way of reading files, and of others reading them."""
+    """Yield what keeps us from reading files, and others from reading them."""
     from course_utils import assets
 
     for root, where in assets.local_folders():
         closed, narrow = _modes(root)
         if closed:
-            advice.append(f"Ask the owner of {root} for `chmod -R a+rX {root}`.")
+            advice.append(f"Ask the owner of {root} to run `chmod -R a+rX {root}`.")
             yield where, f"you may not read {_few(closed)}"
         if narrow:
             advice.append(f"So that others can read all of {root}: `chmod -R go+rX {root}`.")
-            yield where, f"others may read {root}, and not {_few(narrow)}"
+            yield where, f"others may read {root}, but not {_few(narrow)}"
     for asset in assets.manifest().values():
         for source in asset.sources:
             if source["kind"] == "data" and (problem := _changed(asset, source)):
                 yield asset.name, problem
-                advice.append(f"{asset.name}: {problem}; `git checkout -- data` brings it back.")
+                advice.append(f"{asset.name}: {problem}; `git checkout -- data` restores it.")
 
 
 def _modes(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return what lies below ``root`` and is closed to us, and what of ours only to others."""
+    """Return what below ``root`` we cannot read, and what we can read but others cannot."""
     closed: list[Path] = []
     narrow: list[Path] = []
     if not os.path.isdir(root):
@@ -315,7 +315,7 @@ def _changed(asset, source: dict) -> str | None:
             return f"{path} is missing"
         if assets.sha256(path) != file.sha256:
             if b"\r\n" in path.read_bytes():
-                return f"{path} has other line ends than the course's: git changed them"
+                return f"{path} has other line endings than the course's: git changed them"
             return f"{path} was changed"
     return None
 

@@ -25,7 +25,7 @@ CERTIFICATES = ("PIP_CERT", "PIP_CLIENT_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUN
 
 
 def refused() -> list[str]:
-    """Return a sentence for each setting of the course that cannot be obeyed."""
+    """Return a sentence for each setting of the course that cannot be used."""
     sentences = []
     for read in (settings.assets_folder, settings.cache_folder, settings.device):
         try:
@@ -36,7 +36,7 @@ def refused() -> list[str]:
 
 
 def odd() -> list[str]:
-    """Return a sentence for each setting that is misspelt or that others will stumble over."""
+    """Return a sentence for each setting that is misspelt or that other programs will trip over."""
     return [*_unknown(), *_folders(), *_switches(), *_addresses(), *_files(), *_token()]
 
 
@@ -46,7 +46,7 @@ def _unknown() -> list[str]:
         if name.upper().startswith("COURSE_") and name not in COURSE:
             near = get_close_matches(name.upper(), COURSE, 1, 0.75)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COURSE)}."
-            sentences.append(f"{name} is no setting of the course: {hint}")
+            sentences.append(f"{name} is not a setting of the course: {hint}")
     return sentences
 
 
@@ -60,15 +60,15 @@ def _folders() -> list[str]:
         if folder is None or (name == "COURSE_CACHE" and not os.path.lexists(folder)):
             continue
         if not os.path.lexists(folder):
-            sentences.append(f"{name}: there is no folder {folder}; it is passed over.")
+            sentences.append(f"{name}: there is no folder {folder}; it is ignored.")
         elif not os.path.isdir(folder):
-            sentences.append(f"{name}: {folder} is a file (or leads nowhere), not a folder.")
+            sentences.append(f"{name}: {folder} is a file (or a broken link), not a folder.")
         elif not os.access(folder, os.R_OK | os.X_OK):
             sentences.append(f"{name}: you may not enter {folder}; its owner can let you in.")
         elif name == "COURSE_CACHE" and not settings.can_write(folder):
-            sentences.append(f"{name}: {folder} can be read and not written.")
+            sentences.append(f"{name}: {folder} can be read but not written.")
     return sentences + [
-        f"{name}: there is no folder {get(name)}; {tempfile.gettempdir()} takes its place."
+        f"{name}: there is no folder {get(name)}; {tempfile.gettempdir()} is used instead."
         for name in ("TMPDIR", "TEMP", "TMP")
         if get(name) and not os.path.isdir(get(name))
     ]
@@ -92,8 +92,8 @@ def _addresses() -> list[str]:
                 continue
             kinds = ", ".join(f"{scheme}://" for scheme in schemes[:3])
             sentences.append(
-                f"{name} is no address: {_hidden(text)!r}. Write the kind, the name and, if need "
-                f"be, a port from 1 to 65535, for example {schemes[0]}://name.example:8080 "
+                f"{name} is not an address: {_hidden(text)!r}. Write the scheme, the host "
+                f"and, if needed, a port from 1 to 65535, such as {schemes[0]}://name.example:8080 "
                 f"(allowed: {kinds}…)."
             )
     return sentences
@@ -111,13 +111,13 @@ def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
 
 
 def _hidden(text: str) -> str:
-    """Return an address without the name and password that may stand in it."""
+    """Return an address without the name and password that it may contain."""
     return re.sub(r"[^/@\s]*@", "…@", text)
 
 
 def _files() -> list[str]:
     return [
-        f"{name}: there is no file {get(name)}; it holds the certificates to trust."
+        f"{name}: there is no file {get(name)}, which should hold the certificates to trust."
         for name in CERTIFICATES
         if get(name) and not os.path.exists(get(name))
     ]
@@ -126,7 +126,7 @@ def _files() -> list[str]:
 def _token() -> list[str]:
     wrong = [n for n in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if get(n).strip()]
     return [
-        f"{name} is no token: it holds a blank, a quotation mark or a letter beyond ASCII."
+        f"{name} is not a token: it holds a space, a quotation mark or a character beyond ASCII."
         for name in wrong
         if not re.fullmatch(r"[!#-&(-~]+", get(name).strip())
     ]

@@ -1,4 +1,4 @@
-"""``python -m course_utils fetch``: get models and texts ahead, for a classroom or the book."""
+"""``python -m course_utils fetch``: get models and texts in advance, for a class or the book."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fetch assets and say what came; return 1 if something that a chapter needs is missing."""
+    """Fetch assets and report on each; return 1 if something that a chapter needs is missing."""
     manifest = assets.manifest()
     if unknown := sorted(set(options.names) - set(manifest)):
         known = ", ".join(manifest)

@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve as the options say until Ctrl-C or SIGTERM, then finish the answers at hand.
+    """Serve as the options say until Ctrl-C or SIGTERM, then finish the answers in progress.
 
     Returns:
         0 after Ctrl-C, 1 if there is no model, 2 if a package or the address cannot be used; then
@@ -82,7 +82,7 @@ def listen(host: str, port: str) -> socket.socket:
         listener = socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         raise ValueError(_why_not(host, port, error)) from None
-    try:  # an address of many machines can be listened on and not be opened
+    try:  # an address of many machines can be listened on but not connected to
         socket.create_connection((_host(listener), listener.getsockname()[1]), timeout=5).close()
     except OSError as error:
         listener.close()
@@ -145,7 +145,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
 def _allow_connections(n: int = 10_000) -> None:
     """Let this process have ``n`` connections at once, or as many as the system allows.
 
-    Each counts as an open file, of which a process may have few at first: 256 on macOS.
+    Each counts as an open file, and a process may have only a few at first: 256 on macOS.
     """
     with suppress(ImportError):  # Windows has no such limit
         import resource

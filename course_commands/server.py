@@ -75,10 +75,10 @@ def _check_media_type(request: Request) -> None:
 
 
 class TimedHTTP(H11Protocol):
-    """HTTP as uvicorn speaks it, and a limit in seconds for the arrival of a request.
+    """HTTP as uvicorn speaks it, with a limit in seconds for the arrival of a request.
 
     Without the limit, a client that sends a byte a second, or stops halfway, would hold its
-    connection for ever.
+    connection forever.
     """
 
     seconds = READ_SECONDS

@@ -1,7 +1,7 @@
-"""A language model behind an address: `python -m course_utils serve`.
+"""A language model as a web service: `python -m course_utils serve`.
 
-A request passes through three hands. The app reads it, and refuses what cannot be answered with
-a reason. One thread runs the model: it works on several texts at a time, each with its own cache
+A request passes through three hands. The app reads it and, with a reason, refuses what cannot be
+answered. One thread runs the model: it works on several texts at a time, each with its own cache
 and its own random numbers, and gives each one token in turn, so that a short answer need not wait
 for a long one and no two can mix. Then the app turns the tokens into characters and sends them.
 
@@ -95,7 +95,7 @@ class Job:
 
     def put(self, result: int) -> None:
         """Hand over a token, END or FAILED, from the model's thread."""
-        with suppress(RuntimeError):  # the app's loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the app's loop is closed: nobody is waiting any more
             self.loop.call_soon_threadsafe(self.results.put_nowait, result)
 
 
@@ -142,7 +142,7 @@ class ModelThread(threading.Thread):
                 self.waiting.remove(job)
 
     def stop(self, grace: float = 0) -> None:
-        """Take no new jobs; those at hand have ``grace`` seconds left. Then the thread ends."""
+        """Take no new jobs; those in progress have ``grace`` seconds left. Then the thread ends."""
         with self._changed:
             self.deadline = min(self.deadline, time.monotonic() + grace)
             self._changed.notify()
@@ -231,7 +231,7 @@ class Service:
         if wanted.temperature >= 0.01:  # below, logits would overflow; it is greedy in effect
             generator = torch.Generator().manual_seed(seed)
             how = {"temperature": wanted.temperature, "top_p": wanted.top_p, "generator": generator}
-        # A full window drops its first quarter at once, so that the cache goes on helping.
+        # A full window drops its first quarter at once, so that the cache still helps.
         how["stride"] = max(1, self.model.config.block_size // 4)
         tokens = stream(self.model, [ids], wanted.max_new_tokens, stop=self.stop, **how)
         job = Job(next(self._numbers), tokens, len(ids), seed, asyncio.get_running_loop())
@@ -302,9 +302,9 @@ def make_app(
 ) -> FastAPI:
     """Return the web app that serves ``model``; see :class:`Service` for the arguments.
 
-    POST /generate answers with application/json, or with application/x-ndjson, a line of JSON a
-    piece, for ``"stream": true``; GET /health with application/json; GET /metrics with the text
-    format of Prometheus. There is one format each, so the header Accept is not looked at.
+    POST /generate answers with application/json, or with application/x-ndjson, a line of JSON for
+    each piece, for ``"stream": true``; GET /health with application/json; GET /metrics with the
+    text format of Prometheus. There is one format each, so the Accept header is ignored.
     """
     service = Service(model, tokenizer, limits or Limits(), stop)
     thread = service.thread
@@ -385,7 +385,7 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _unfinished(reason: str, limits: Limits) -> Refusal | None:
-    """Return the refusal for a text that did not come to its end; None for all others."""
+    """Return the refusal for a text that was not finished; None for all others."""
     if reason == "stopping":
         return _stopping()
     if reason == "timeout":
@@ -399,7 +399,7 @@ def _unfinished(reason: str, limits: Limits) -> Refusal | None:
 
 def _stopping() -> Refusal:
     wrong = "the server is stopping"
-    return Refusal(503, "stopping", wrong, "a server that goes on running", "Try again later.")
+    return Refusal(503, "stopping", wrong, "a server that keeps running", "Try again later.")
 
 
 def _bad(name: str, wrong: str, expected: str, advice: str = "") -> Refusal:

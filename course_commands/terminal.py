@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 
-#: What stands for a sign that the terminal does not have; for any other it is a question mark.
+#: What replaces a character that the terminal lacks; for any other it is a question mark.
 PLAIN = {"✓": "ok", "✗": "no", "…": "...", "–": "-", "×": "x", "→": "->", "µ": "u", "·": "-"}
 
 
 class _Patient(io.FileIO):
-    """A file that takes everything: what can no longer be written is dropped."""
+    """A file that accepts everything: what can no longer be written is dropped."""
 
     def write(self, data):
         try:
@@ -43,7 +43,7 @@ def _plain(error: Exception) -> tuple[str, int]:
 def _stream(stream: io.TextIOWrapper | None, number: int) -> io.TextIOWrapper:
     if stream is None:  # closed, or a program without a console
         return open(os.devnull, "w", encoding="utf-8")
-    if os.name == "nt":  # Windows' console takes letters, not bytes
+    if os.name == "nt":  # Windows' console takes text, not bytes
         stream.reconfigure(errors="plain")
         return stream
     raw = io.BufferedWriter(_Patient(number, "wb", closefd=False))

@@ -108,14 +108,14 @@ def _prepare(out: Path, resume: bool) -> None:
     """Create the output folder, or say at once why that is impossible."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # may it be written to?
+        tempfile.TemporaryFile(dir=out).close()  # can it be written to?
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--out {out} is not a folder, but a file or below one.") from None
+        raise ValueError(f"--out {out} is not a folder: it is a file or lies below one.") from None
     except OSError as error:
         raise ValueError(f"--out {out} cannot be used: {error.strerror}.") from None
     for name in ("checkpoint.pt", "history.json"):
         if (path := out / name).exists() and not path.is_file():
-            raise ValueError(f"{path} is not a file, so {name} cannot be written. Move it away.")
+            raise ValueError(f"{path} is not a file, so {name} cannot be written. Rename it.")
     if not resume:
         checkpoints.refuse_to_overwrite(out / "checkpoint.pt")
 

@@ -92,7 +92,7 @@ def grade(options: argparse.Namespace) -> int:
     report.write(store, everything, options.format)
     print(f"{store.out}, {store.overview} and the pages in {store.feedback} are written.")
     if stopped:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print("Stopped. The same command continues from here.", file=sys.stderr)
         return 130
     store.lengthen_marks(found)
     print(f"Marks by hand go into {store.marks}; run the command again to add them up.")

@@ -70,7 +70,7 @@ def read(place: Path) -> list[File]:
         files = list(_in_zip(place, (), place.stat().st_mtime))
     else:
         raise ValueError(
-            f"{place} is no folder and no zip; it should hold one folder for each student, or be "
+            f"{place} is neither a folder nor a zip; it should hold a folder per student, or be "
             "the export of a learning platform."
         )
     if not files:

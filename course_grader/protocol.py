@@ -33,11 +33,11 @@ _LAZY = (GeneratorType, map, filter, zip, range, reversed, enumerate, deque, *_V
 
 
 class ProtocolError(Exception):
-    """What came is not a message, or what should go cannot be one."""
+    """What was received is not a message, or what was to be sent cannot be one."""
 
 
 class Unsendable(ProtocolError):
-    """A value is no plain data; the message says of which type."""
+    """A value is not plain data; the message says of which type."""
 
 
 # --- values ----------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class _Writer:
         self.size = 0
 
     def write(self, value: Any, depth: int = 0) -> Any:
-        """Return the JSON value for ``value``. Raises Unsendable for what is no plain data."""
+        """Return the JSON value for ``value``. Raises Unsendable for what is not plain data."""
         if depth > MAX_DEPTH:
             raise Unsendable("a structure nested too deeply (or one that contains itself)")
         value = value.item() if isinstance(value, np.generic) else value
@@ -81,7 +81,7 @@ class _Writer:
             return {"array": self._keep(value, torch.from_numpy)}
         if isinstance(value, Tensor):
             return {"tensor": [self._keep(value, lambda t: t.detach()), value.requires_grad]}
-        raise Unsendable(f"a {type(value).__name__}, which is no plain data")
+        raise Unsendable(f"a {type(value).__name__}, which is not plain data")
 
     def _keep(self, value: Any, as_tensor: Callable) -> str:
         size = math.prod(value.shape) * value.itemsize
@@ -139,7 +139,7 @@ def pack(message: dict[str, Any]) -> bytes:
     """Return the frame for a message, a dictionary with texts as keys.
 
     Raises:
-        Unsendable: a value is no plain data, or the message is too large.
+        Unsendable: a value is not plain data, or the message is too large.
     """
     writer = _Writer()
     try:
@@ -179,7 +179,7 @@ def receive(channel: socket.socket, deadline: float = math.inf) -> dict[str, Any
     Raises:
         EOFError: the other side is gone.
         TimeoutError: ``deadline`` has passed.
-        ProtocolError: what came is no message.
+        ProtocolError: what arrived is not a message.
     """
     magic, n_json, n_raw = _HEAD.unpack(_read(channel, _HEAD.size, deadline))
     if magic != _MAGIC or n_json > MAX_JSON or n_raw > MAX_RAW:

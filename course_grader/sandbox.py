@@ -98,7 +98,7 @@ class Workshop:
         try:
             self._requests.settimeout(START_SECONDS)
             if self._requests.recv(16) != b"ready":
-                raise RuntimeError("The workers' process did not start; why stands above.")
+                raise RuntimeError("The workers' process did not start; the reason is above.")
             self._try_fence()
         except BaseException:
             self.__exit__()

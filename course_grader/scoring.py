@@ -29,7 +29,7 @@ _NO_MEMORY = ("MemoryError", "can't allocate memory", "not enough memory", "Cann
 class Judged:
     """What a check says: right, wrong, or (None) not attempted.
 
-    ``trouble`` is why a person should look: it is no wrong answer that was found, but no answer.
+    ``trouble`` is why a person should look: not a wrong answer was found, but none.
     """
 
     passed: bool | None

@@ -152,11 +152,11 @@ class Store:
                 except ValueError:
                     marks.pop(name, None)
                     where = f"{self.marks.name}, {student}, {name}"
-                    complaints.append(f"{where}: {value!r} is no number and was left out")
+                    complaints.append(f"{where}: {value!r} is not a number and was left out")
         return found, complaints
 
     def _marks_file(self) -> tuple[str, str, str]:
-        """Return the text of the file for marks, its encoding and what stands between columns."""
+        """Return the text of the file for marks, its encoding and its delimiter."""
         data, encoding = self.marks.read_bytes() if self.marks.exists() else b"", "utf-8-sig"
         try:
             text = data.decode(encoding)

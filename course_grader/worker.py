@@ -97,7 +97,7 @@ class Session:
         return {"written": written}
 
     def stand_in(self, check: str) -> Callable:
-        """Return what stands for a check here: it takes note of the answer and is content."""
+        """Return a stand-in for a check: it notes the answer and accepts it."""
 
         def stand_in(answer: Any = None, *_: Any, **__: Any) -> Verdict:
             self.passed[check] = answer
@@ -118,7 +118,7 @@ class Session:
         if error:
             line = _line_of(error)
             answer["error"] = _describe(error)
-            if line and not definitions:  # what stands below it may be an answer
+            if line and not definitions:  # what follows it may be an answer
                 with self._at_most(seconds):
                     shell.run_cell(reading.definitions(source, after=line))
         now = self._functions()

@@ -1,6 +1,6 @@
 """Helper package of the course: what the chapters import.
 
-Rooms, from the ground up. A room imports only what stands above it in this list::
+Rooms, from the ground up. A room imports only what is above it in this list::
 
     settings, inputs, files, progress   the environment; checks; whole files; a bar
     device, metrics        device and seeds; perplexity, diversity
@@ -8,9 +8,10 @@ Rooms, from the ground up. A room imports only what stands above it in this list
     pretrained, corpora    models and tokenizers by short name; texts, splits, batches
     bpe                    a byte-level BPE tokenizer
     plots, tokens_html, attention_views   figures that work in a notebook and in the book
-    positions, gpt, weights   the transformer, and GPT-2's and Llama's weights
+    kv_cache, positions, variants   the transformer's cache, its positions, what other designs do
+    gpt, weights           the transformer, and GPT-2's and Llama's weights
     optimizers, checkpoints, distributed   Muon; what training saves; several processes
-    run, training, recipes   what goes on beside the training loop; the loop; ways to use it
+    run, training, recipes   what goes on around the training loop; the loop; ways to use it
     sampling               next-token strategies, the generation loop, beam search
 
 The commands of ``python -m course_utils`` are in :mod:`course_commands`.

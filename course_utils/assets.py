@@ -8,8 +8,8 @@ that holds an asset's files, and looks for it in this order:
 3. the sources of the asset, see :mod:`course_utils.sources`.
 
 A file counts only when its sha256 is right. Downloads go to a temporary folder and are renamed
-into place once checked, so a download that was cut off is never taken for good. Whoever may read
-the cache's own folder may read what is put into it.
+into place once checked, so an interrupted download is never mistaken for a complete one. Anyone
+who can read the cache's own folder can read what is put into it.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def _lookup(name: str) -> Asset:
 def _is_right(path: Path, file: File) -> bool:
     try:
         return path.stat().st_size == file.size and sha256(path) == file.sha256
-    except OSError:  # it is not there, or we may not read it
+    except OSError:  # missing, or not ours to read
         return False
 
 
@@ -99,7 +99,7 @@ def origin(name: str) -> str:
 
 
 def get(name: str) -> Path:
-    """Return the folder with the files of asset ``name``, after fetching them if need be.
+    """Return the folder with the files of asset ``name``, after fetching them if necessary.
 
     Raises:
         KeyError: the manifest has no such asset.
@@ -138,15 +138,15 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def share(path: Path) -> None:
-    """Let those read ``path``, in the cache, who may read the cache's folder itself."""
+    """Give ``path``, in the cache, the read permissions of the cache's folder itself."""
     mode = stat.S_IMODE(cache_folder().stat().st_mode)
-    with contextlib.suppress(PermissionError):  # it is another user's, who decides
+    with contextlib.suppress(PermissionError):  # it belongs to another user, who decides
         path.chmod(mode if path.is_dir() else 0o600 | mode & 0o666)
 
 
 def _fetch(asset: Asset, target: Path) -> None:
     """Fetch every file of ``asset`` into ``target``; the caller holds the lock."""
-    for leftover in target.glob(".partial-*"):  # of a process that was killed
+    for leftover in target.glob(".partial-*"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if shutil.disk_usage(target).free < 2 * asset.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -165,27 +165,27 @@ def _fetch(asset: Asset, target: Path) -> None:
     raise AssetError(
         f"{asset.title} ({asset.name}) cannot be fetched. Tried:\n"
         + "".join(f"  - {line}\n" for line in tried)
-        + "What to do: run `python -m course_utils doctor`; or ask for the files and put them in\n"
+        + "What to do: run `python -m course_utils doctor`; or ask for the files, and put them in\n"
         + f"  {target}\n  ({', '.join(file.name for file in asset.files)}), or in a folder "
         + f"FOLDER/{asset.name}/ with the environment variable COURSE_ASSETS=FOLDER."
     )
 
 
 def _folder_report(asset: Asset) -> list[str]:
-    """Return why the assets folder did not serve, if there is one."""
+    """Return why the assets folder could not supply the files, if there is one."""
     shared = settings.assets_folder()
     if not shared:
         return []
     for path in (shared, *(shared / asset.name / file.name for file in asset.files)):
         if not os.path.exists(path):
-            return [f"the assets folder: {path} is not there, or may not be entered"]
+            return [f"the assets folder: {path} does not exist, or you may not enter it"]
         if not os.access(path, os.R_OK):
-            return [f"the assets folder: {path} may not be read"]
+            return [f"the assets folder: {path} cannot be read"]
     return [f"the assets folder: a file in {shared / asset.name} has another checksum"]
 
 
 def explain(error: OSError, asset: Asset) -> OSError:
-    """Turn what the operating system says about writing into what a reader can do about it."""
+    """Turn an error of the operating system about writing into what a reader can do about it."""
     if isinstance(error, AssetError):
         return error
     what, folder = f"{asset.title} ({asset.name})", cache_folder()
@@ -193,7 +193,7 @@ def explain(error: OSError, asset: Asset) -> OSError:
     if error.errno in FULL:
         return AssetError(
             f"No space for {what}, {FULL[error.errno]}: it needs {asset.size / 1e6:.0f} MB, and "
-            f"twice that while it is fetched, in {folder}. Free some space, {elsewhere}."
+            f"twice that while it is being fetched, in {folder}. Free some space, {elsewhere}."
         )
     if error.errno in CLOSED:
         return AssetError(
@@ -210,7 +210,7 @@ def partial_folder(parent: Path) -> tempfile.TemporaryDirectory:
 
 @contextlib.contextmanager
 def _workspace(asset: Asset, target: Path, where: str) -> Iterator[Path]:
-    """Give a temporary folder beside the target, and show a bar of how much has arrived in it."""
+    """Yield a temporary folder in the target, with a progress bar of what has arrived in it."""
     done = threading.Event()
     options: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "delay": 0.5}
 

@@ -50,7 +50,7 @@ def head_view(
     theirs = bertviz.head_view(attentions, list(tokens), heads=heads, **options).data
     height = 22.5 * len(tokens) + 30 + 60  # BertViz: 22.5 px a token; a row of squares; a menu
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(theirs, 3), alt, f"height:{height:.0f}px;max-width:380px", words)))
+    display(HTML(_frame(_inert(theirs, 3), alt, f"height:{height:.0f}px;max-width:380px", words)))
 
 
 def model_view(
@@ -72,7 +72,7 @@ def model_view(
     height = max(thumbnails, len(tokens) * 18 + 55) + 40
     size = f"min-width:600px;max-width:990px;aspect-ratio:990/{height:.0f}"
     words = _in_words(attentions, tokens, layers)
-    display(HTML(_frame(_mended(theirs, 2), alt, size, words)))
+    display(HTML(_frame(_inert(theirs, 2), alt, size, words)))
 
 
 def lookup_explorer(keys: Mapping[str, tuple[float, float]], *, alt: str) -> None:
@@ -173,7 +173,7 @@ def head_statistics(attentions: Sequence[Tensor]) -> dict[str, np.ndarray]:
 def _checked(
     attentions: Sequence[Tensor], tokens: Sequence[str], layers: Sequence[int] | None, alt: str
 ) -> tuple[Sequence[Tensor], list[int]]:
-    """Return the attentions and the list of layers, or say what does not fit."""
+    """Return the attentions and the list of layers; raise ValueError if they do not fit."""
     check(alt.strip(), "alt is empty: describe in a sentence what the view shows.")
     if not attentions or attentions[0] is None:
         raise ValueError(
@@ -192,8 +192,8 @@ def _checked(
     return attentions, layers
 
 
-def _mended(theirs: str, decimals: int) -> Markup:
-    """Remove the outside addresses from BertViz's page, and write its data so that it is inert.
+def _inert(theirs: str, decimals: int) -> Markup:
+    """Remove the outside addresses from BertViz's page, and write its data so that none of it runs.
 
     Weights are rounded, because digits that nobody can see would be most of the page.
     """

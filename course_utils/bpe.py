@@ -74,7 +74,7 @@ def from_symbols(symbols: str) -> bytes:
     try:
         return bytes(_SYMBOL_BYTES[symbol] for symbol in symbols)
     except KeyError as error:
-        raise ValueError(f"{error.args[0]!r} in {symbols!r} stands for no byte.") from None
+        raise ValueError(f"{error.args[0]!r} in {symbols!r} does not represent a byte.") from None
 
 
 def merge_pair(tokens: Sequence[bytes], pair: Pair) -> list[bytes]:
@@ -138,8 +138,8 @@ class BPETokenizer:
         like_it = all(c in _SYMBOL_BYTES for c in text) and from_symbols(text) in ordinary
         if not text or token in ordinary or like_it or _SURROGATE.search(text):
             raise ValueError(
-                f"the special token {text!r} is empty, an ordinary token as well, or no valid "
-                "text. Choose a text that no one writes, such as '<|endoftext|>'."
+                f"the special token {text!r} is empty, an ordinary token as well, or not "
+                "valid text. Choose a text that no one writes, such as '<|endoftext|>'."
             )
         if token not in self._ids:
             self._ids[token] = max(self.vocab) + 1
@@ -191,7 +191,7 @@ class BPETokenizer:
         if not counts:
             raise ValueError(
                 "the corpus is empty: give text to learn from, other than special tokens. "
-                "Was the file or the generator already read to its end?"
+                "Has the file or the generator already been read to its end?"
             )
         merges = _learn_merges(counts, vocab_size - base.vocab_size)
         return cls(merges, base.special_tokens)
@@ -205,8 +205,8 @@ class BPETokenizer:
             text: any text. A lone surrogate, half of a character, counts as U+FFFD (�).
             special: what to do with a special token that is written out in the text. "id": it
                 becomes its one id; where two overlap, the one that starts first counts, and of
-                those that start together the longest. "text": it is cut up like any text, which
-                is right for what other people typed. "error": it is refused.
+                those that start at the same place the longest. "text": it is cut up like any
+                text, which is right for what other people typed. "error": it is refused.
 
         Raises:
             TypeError: ``text`` is not a ``str``.
@@ -473,7 +473,7 @@ def _learn_merges(word_counts: Mapping[str, int], n_tokens: int) -> list[Pair]:
     while heap and len(learned) < n_tokens:
         stored, _, best = heappop(heap)
         if stored != -pair_counts[best]:
-            if pair_counts[best]:  # the count was too high: back with the present one
+            if pair_counts[best]:  # the count was too high: put it back with the current one
                 heappush(heap, _heap_entry(best, pair_counts[best]))
             continue
         token = best[0] + best[1]

@@ -32,7 +32,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Return what a run saved with :func:`save_checkpoint`: tensors and plain values, never code.
 
     Raises:
-        OSError: there is no such file, or it may not be read.
+        OSError: there is no such file, or it cannot be read.
         ValueError: it is not a checkpoint, it is damaged, or another version of the course wrote
             it.
     """
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise type(error)(f"the checkpoint {path} cannot be read: {error.strerror}.") from None
-    except Exception:  # whatever the two raise for a file that is cut off or is something else
+    except Exception:  # whatever the two raise for a truncated file or one of another kind
         state = None
     if not isinstance(state, dict) or KEYS - state.keys():
         raise ValueError(

@@ -28,7 +28,7 @@ def load_text(name: str = "shakespeare") -> str:
 
 
 def read_text(path: Path | str) -> str:
-    """Return the text of a UTF-8 file of one's own, in any alphabet.
+    """Return the text of a UTF-8 file of your own, in any alphabet.
 
     A byte-order mark at the start is dropped, and every line ending becomes a newline.
 
@@ -49,7 +49,7 @@ def read_text(path: Path | str) -> str:
         wrong = error.start
     if wrong >= 0:
         raise ValueError(
-            f"{path} is not UTF-8 text, but {'UTF-16' if utf16 else 'perhaps Latin-1'} or no text "
+            f"{path} is not UTF-8 text, but {'UTF-16' if utf16 else 'perhaps Latin-1'} or not text "
             f"at all: at position {wrong} it has the byte 0x{content[wrong]:02x}. Open it in an "
             "editor and save it as plain text with the encoding UTF-8."
         )
@@ -87,7 +87,7 @@ class CharTokenizer:
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
         """Return the tokenizer whose vocabulary is the characters of ``text``, sorted."""
-        check(text, "the text is empty: there are no characters to make a vocabulary of.")
+        check(text, "the text is empty: there are no characters to build a vocabulary from.")
         return cls("".join(sorted(set(text))))
 
     @property

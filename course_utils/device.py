@@ -16,7 +16,7 @@ def pick_device() -> torch.device:
     Set the environment variable ``COURSE_DEVICE`` (for example to ``cpu``) to choose yourself.
 
     Raises:
-        SettingError: ``COURSE_DEVICE`` names no device, or one that is not here.
+        SettingError: ``COURSE_DEVICE`` does not name a device, or one that is not here.
     """
     mps = ["mps"] if torch.backends.mps.is_available() else []
     cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
@@ -25,8 +25,8 @@ def pick_device() -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     if name not in (here := ["cpu", *cuda, *mps]) and f"{name}:0" not in here:
         raise settings.SettingError(
-            f"COURSE_DEVICE is {name}, which this torch does not find here; it can be "
-            f"{' or '.join(here)}. Without it, the fastest one is taken."
+            f"COURSE_DEVICE is {name}, which torch does not find on this machine; it can be "
+            f"{' or '.join(here)}. Leave it unset to use the fastest one."
         )
     return torch.device(name)
 

@@ -22,7 +22,7 @@ from course_utils.device import pick_device
 
 @contextmanager
 def processes() -> Iterator[torch.device]:
-    """Join the processes that ``torchrun`` started, if it did; yield this one's device.
+    """Join the processes that ``torchrun`` started, if any; yield this one's device.
 
     They communicate through nccl on GPUs and through gloo elsewhere. Each process takes the GPU
     whose number is its local rank.

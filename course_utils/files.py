@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files so that each is complete or not there at all."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-#: What the system says when there is no room for a file, in words.
+#: What the system's errors mean when there is no room for a file.
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is full",
@@ -17,13 +17,13 @@ FULL = {
 
 @contextmanager
 def write_whole(path: Path | str) -> Iterator[BinaryIO]:
-    """Give a stream to write ``path`` with; the file appears when all of it is on the disk.
+    """Yield a stream to write ``path`` with; the file appears once all of it is on the disk.
 
-    Until then it has another name in the same folder. The renaming at the end cannot be cut off,
+    Until then it has another name in the same folder. The rename at the end cannot be interrupted,
     so that a crash, a full disk or an error in the block leaves the old file as it was.
 
     Raises:
-        OSError: the file cannot be written; a full disk is called that.
+        OSError: the file cannot be written; the message says so if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 """A GPT in one file, to be read from top to bottom: attention, MLP, block, model.
 
-One config covers the parts of GPT-2 (the defaults, with ``tied=True``) and of modern decoders such
-as Llama.
+The defaults are GPT-2's parts (with ``tied=True``); a config can ask for Llama's instead. What
+other designs do differently is in :mod:`course_utils.variants`, and can wait.
+
 Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
-heads (``n_head``), ``H_kv`` heads of keys and values, ``d_k`` channels of one head, ``V`` tokens in
-the vocabulary. ``T_q`` queries
-and ``T_k`` keys differ only where they come from different sequences, or where a cache holds
-keys of earlier tokens.
+heads (``n_head``), ``H_kv`` heads of keys and values, ``d_k`` channels of one head, ``V`` tokens
+in the vocabulary. There are ``T_q`` queries and ``T_k`` keys where the two numbers differ: in
+cross-attention, and where a cache holds the keys of earlier tokens.
 
 Sources: Vaswani et al., 2017, "Attention is all you need"; Radford et al., 2019, "Language models
 are unsupervised multitask learners" (GPT-2); Touvron et al., 2023, "LLaMA: Open and efficient
@@ -16,15 +16,16 @@ foundation language models".
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils import inputs
-from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, rotate, sinusoidal
+from course_utils import inputs, variants
+from course_utils.kv_cache import KVCache
+from course_utils.positions import rotary_table, rotate, token_positions
 
 # --- attention -----------------------------------------------------------------------------------
 
@@ -53,14 +54,14 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 
 
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Return the weighted mean of the values for each query, ``(..., T_q, d_v)``.
 
     This is the definition. torch's function of the same name gives the same numbers without ever
     holding all the weights, which is what :class:`MultiHeadAttention` uses.
     """
-    return attention_weights(query, key, mask) @ value
+    return F.dropout(attention_weights(query, key, mask), dropout) @ value
 
 
 def causal_mask(
@@ -87,47 +88,6 @@ def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
     return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, -math.inf)
 
 
-class KVCache:
-    """The keys and values of the tokens that one attention layer has read so far.
-
-    Without it, each new token would compute the keys and values of all earlier ones again. The
-    buffer doubles when it is full, so adding a token costs the same however many there are.
-
-    Built by hand in chapter 7, "The KV cache: do not read the book again for every word".
-
-    Attributes:
-        length: number of tokens held.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._buffer: Tensor | None = None  # (2, B, H_kv, capacity, d_k): keys, then values
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new tokens' ``(B, H_kv, T, d_k)``; return all keys and all values so far.
-
-        Raises:
-            ValueError: the cache is for another batch size.
-        """
-        B, H_kv, T, d_k = key.shape
-        start, end = self.length, self.length + T
-        if self._buffer is None:
-            self._buffer = key.new_empty(2, B, H_kv, max(64, 2 * T), d_k)
-        elif (n := self._buffer.shape[1]) != B:
-            raise ValueError(f"the cache is for {n} texts, not {B}; begin with a new cache.")
-        elif end > self._buffer.shape[3]:
-            self._buffer = torch.cat([self._buffer, key.new_empty(2, B, H_kv, end, d_k)], dim=3)
-        self._buffer[0, :, :, start:end] = key
-        self._buffer[1, :, :, start:end] = value
-        self.length = end
-        return self._buffer[0, :, :, :end], self._buffer[1, :, :, :end]  # (B, H_kv, T_k, d_k) each
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the texts that ``rows`` ``(B',)`` names, in its order; a row may come twice."""
-        if self._buffer is not None:
-            self._buffer = self._buffer[:, rows]
-
-
 class MultiHeadAttention(nn.Module):
     """Several attentions side by side: self-attention, causal or not, and cross-attention.
 
@@ -142,8 +102,7 @@ class MultiHeadAttention(nn.Module):
         causal: let a query look at its own position and earlier ones only.
         bias: give the four projections a bias.
         dropout: probability of dropping an attention weight while training.
-        qk_norm: give every query and key a layer norm, so that scores cannot grow without bound
-            (Dehghani et al., 2023, "Scaling vision transformers to 22 billion parameters").
+        qk_norm: normalise every query and key; see :func:`course_utils.variants.qk_norms`.
 
     Set the attribute ``fused`` to False to compute the definition step by step instead of calling
     torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
@@ -168,8 +127,7 @@ class MultiHeadAttention(nn.Module):
         inputs.check_heads(n_embd, n_head, n_kv_head)
         self.n_embd, self.d_k, self.group = n_embd, n_embd // n_head, n_head // n_kv_head
         self.causal, self.dropout, self.fused = causal, dropout, True
-        self.query_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
-        self.key_norm = nn.LayerNorm(self.d_k, bias=False) if qk_norm else nn.Identity()
+        self.query_norm, self.key_norm = variants.qk_norms(self.d_k, qk_norm)
         self.query = nn.Linear(n_embd, n_embd, bias=bias)
         self.key = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
         self.value = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
@@ -202,31 +160,23 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError: another width than ``n_embd``, or a memory with ``rotary`` or ``cache``.
         """
-        if memory is not None and (cache is not None or rotary is not None):
-            raise ValueError(
-                "cache and rotary are for self-attention; leave them out where there is a memory."
-            )
+        inputs.check_sources(x, memory, self.n_embd, rotary, cache)
         memory = x if memory is None else memory
-        for source in (x, memory):
-            inputs.check_width(source, self.n_embd)
-        q = self.query_norm(self.split_heads(self.query(x)))  # (B, H, T_q, d_k)
-        k = self.key_norm(self.split_heads(self.key(memory)))  # (B, H_kv, T_k, d_k)
+        q = self.split_heads(self.query(x))  # (B, H, T_q, d_k)
+        k = self.split_heads(self.key(memory))  # (B, H_kv, T_k, d_k)
         v = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
+        q, k = self.query_norm(q), self.key_norm(k)  # as they are, unless qk_norm is set
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H_kv, T_k, d_k), now of all tokens
 
-        # Who may look at whom. A single query is the last token: it may look at everything.
         T_q, T_k, is_causal = q.shape[2], k.shape[2], False
-        if self.causal and T_q > 1:
-            # The kernel's own causal mask is faster. It starts at the first key, so it is wrong
-            # where a cache has put earlier keys before those of the queries.
+        if self.causal and T_q > 1:  # a single query is the last token: it may look at everything
             if self.fused and mask is None and T_q == T_k:
-                is_causal = True
+                is_causal = True  # torch makes the mask, which is faster
             else:
                 mask = restrict(mask, causal_mask(T_q, T_k, x.device))
-
         dropout = self.dropout if self.training else 0.0
         if self.fused:
             out = F.scaled_dot_product_attention(
@@ -235,20 +185,11 @@ class MultiHeadAttention(nn.Module):
         else:
             if self.group > 1:  # one copy of each key head for every query head of its group
                 k, v = (t.repeat_interleave(self.group, dim=1) for t in (k, v))
-            weights = attention_weights(q, k, mask)  # (B, H, T_q, T_k)
-            out = F.dropout(weights, dropout) @ v  # (B, H, T_q, d_k)
+            out = scaled_dot_product_attention(q, k, v, mask, dropout)  # (B, H, T_q, d_k)
         return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
 
 
 # --- the config, and the other parts of a block --------------------------------------------------
-
-
-#: How a :class:`GPT` can be told the order of its tokens.
-POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
-#: What normalises the residual stream before each part of a block.
-NORMS = ("layer", "rms")
-#: What an :class:`MLP` computes between its two matrices.
-MLPS = ("gelu_tanh", "gelu", "relu2", "swiglu")
 
 
 @dataclass(frozen=True)
@@ -302,25 +243,8 @@ class GPTConfig:
     rope_scaling: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = inputs.plain(field.name, getattr(self, field.name), field.type)
-            object.__setattr__(self, field.name, value)
-        if self.dropout >= 1:
-            raise ValueError(f"dropout={self.dropout} must be below 1.")
-        for name, known in {"positions": POSITIONS, "norm": NORMS, "mlp": MLPS}.items():
-            inputs.check_kind(name, getattr(self, name), known)
-        inputs.check_heads(self.n_embd, self.n_head, self.n_kv_head or self.n_head)
-        d_k = self.n_embd // self.n_head
-        paired = {"rotary": d_k, "sinusoidal": self.n_embd}.get(self.positions, 0)
-        if paired % 2:
-            raise ValueError(
-                f"{self.positions} positions need an even number of channels, not {paired} "
-                f"(n_embd={self.n_embd}, n_head={self.n_head})."
-            )
-        if self.rope_scaling is not None:
-            if self.positions != "rotary":
-                raise ValueError(f"rope_scaling is for rotary positions, not {self.positions!r}.")
-            check_rope_scaling(self.rope_scaling, d_k)
+        inputs.check_fields(self, variants.CHOICES, may_be_zero=("dropout", "norm_eps"))
+        variants.check_config(self)
 
 
 def make_norm(config: GPTConfig) -> nn.Module:
@@ -346,9 +270,7 @@ class MLP(nn.Module):
         n_hidden: channels in between. By default four times ``n_embd``; for "swiglu", which has
             three matrices, two thirds of that, so that the number of parameters is about the same.
         bias: give the layers a bias.
-        kind: "gelu_tanh" (GPT-2), "gelu" (exact, several times faster on a CPU), "relu2" (the
-            square of ReLU; So et al., 2021, "Primer") or "swiglu" (Llama; Shazeer, 2020, "GLU
-            variants improve transformer").
+        kind: one of :data:`course_utils.variants.ACTIVATIONS`.
 
     Raises:
         ValueError: ``kind`` is none of these.
@@ -363,42 +285,30 @@ class MLP(nn.Module):
         kind: str = "gelu_tanh",
     ):
         super().__init__()
-        inputs.check_kind("mlp", kind, MLPS)
-        self.n_embd, self.kind = n_embd, kind
+        inputs.check_kind("mlp", kind, variants.MLPS)
+        self.n_embd, self.activation = n_embd, variants.ACTIVATIONS[kind]
         if n_hidden is None:
             n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
-        # SwiGLU's two projections of the input are the two halves of one matrix: gate, then up.
+        # SwiGLU has two projections of the input: the two halves of one matrix.
         self.fc = nn.Linear(n_embd, 2 * n_hidden if kind == "swiglu" else n_hidden, bias=bias)
         self.proj = nn.Linear(n_hidden, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
         inputs.check_width(x, self.n_embd)
-        hidden = self.fc(x)  # (..., n_hidden), twice that for "swiglu"
-        if self.kind == "swiglu":
-            gate, up = hidden.chunk(2, dim=-1)  # (..., n_hidden) each
-            hidden = F.silu(gate) * up
-        elif self.kind == "relu2":
-            hidden = F.relu(hidden).square()
-        else:
-            hidden = F.gelu(hidden, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        hidden = self.activation(self.fc(x))  # (..., n_hidden)
         return self.proj(hidden)
 
 
 class Block(nn.Module):
     """A decoder block: attention between the positions, then an MLP at each, both added to x.
 
-    With ``norm_first``, each part is x + f(norm(x)), as in GPT-2 and most that followed; without,
-    norm(x + f(x)), as in the first transformer. Xiong et al., 2020, "On layer normalization in the
-    transformer architecture", compare the two.
-
     Built by hand in chapter 8, "The model".
     """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        c = config
-        self.norm_first = c.norm_first
+        self.config = c = config
         self.norm1 = make_norm(c)
         self.attention = MultiHeadAttention(
             c.n_embd,
@@ -421,11 +331,11 @@ class Block(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """``(B, T, C)`` -> ``(B, T, C)``; the rest is for :class:`MultiHeadAttention`."""
-        if self.norm_first:
-            x = x + self.dropout(self.attention(self.norm1(x), None, mask, rotary, cache))
-            return x + self.dropout(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attention(x, None, mask, rotary, cache)))
-        return self.norm2(x + self.dropout(self.mlp(x)))
+        if not self.config.norm_first:
+            return variants.post_norm(self, x, mask, rotary, cache)
+        attended = self.attention(self.norm1(x), mask=mask, rotary=rotary, cache=cache)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -512,52 +422,23 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
-        inputs.check_batch(ids, n_past, c.vocab_size, c.block_size, self.lm_head.weight.device)
-        if cache is not None and len(cache) != c.n_layer:
-            raise ValueError(f"cache is for {len(cache)} blocks, the model has {c.n_layer}.")
-        x = self.token_embedding(ids)  # (B, T, C)
-        exact = torch.promote_types(x.dtype, torch.float32)  # for angles and distances
-        positions, mask = self._positions_and_mask(ids, n_past, n_pad)
+        inputs.check_batch(ids, cache, c, self.lm_head.weight.device)
+        positions, mask = token_positions(ids, n_past, n_pad)  # (T,) and None, unless padded
 
-        rotary = None
-        if c.positions == "learned":
+        x, rotary = self.token_embedding(ids), None  # (B, T, C)
+        if c.positions == "learned":  # GPT-2: a vector for each position
             x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
-        elif c.positions == "sinusoidal":
-            x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
-        elif c.positions == "rotary":  # the blocks turn queries and keys by it
-            for_heads = positions.unsqueeze(-2).to(exact)  # (1, T) or (B, 1, T)
-            rotary = rotary_table(for_heads, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
-        elif c.positions == "alibi":  # the blocks add it to the scores
-            T, T_k = ids.shape[1], n_past + ids.shape[1]
-            bias = alibi_bias(c.n_head, T, T_k, ids.device, exact).to(x.dtype)  # (H, T, T_k)
-            mask = bias if mask is None else restrict(bias, mask)
+        elif c.positions == "rotary":  # Llama: the blocks turn queries and keys
+            exact = positions.unsqueeze(-2).to(torch.promote_types(x.dtype, torch.float32))
+            rotary = rotary_table(exact, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
+        else:
+            x, mask = variants.add_positions(c, x, positions, mask, n_past)
 
         x = self.dropout(x)
         caches: Sequence[KVCache | None] = cache or [None] * c.n_layer
         for block, block_cache in zip(self.blocks, caches, strict=True):
             x = block(x, mask, rotary, block_cache)  # (B, T, C)
         return self.norm(x)
-
-    def _positions_and_mask(
-        self, ids: Tensor, n_past: int, n_pad: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the position of each token, and which keys are padding for which queries.
-
-        Without padding, positions are ``(T,)`` and there is no mask; with it, positions ``(B, T)``
-        count from the first real token, and the mask is ``(B, 1, T, T_k)``.
-        """
-        columns = torch.arange(n_past + ids.shape[1], device=ids.device)  # (T_k,), cached first
-        positions = columns[n_past:]  # (T,)
-        if n_pad is None:
-            return positions, None
-        inputs.check_padding(n_pad, ids)
-        real = columns >= n_pad[:, None]  # (B, T_k)
-        # Real tokens look at real tokens only. Padding looks at whatever comes before it, since
-        # each query needs at least one key; nobody reads what it finds. With one column of
-        # padding in a row of three, ``allowed`` is [[1, 1, 1], [0, 1, 1], [0, 1, 1]]; the causal
-        # mask then takes away what lies ahead.
-        allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
-        return (positions - n_pad[:, None]).clamp(min=0), allowed[:, None]
 
     def new_cache(self) -> list[KVCache]:
         """Return an empty cache: one :class:`KVCache` for each block.
@@ -583,14 +464,9 @@ class GPT(nn.Module):
 
     def parameters_by_part(self) -> dict[str, int]:
         """Return the number of parameters of each part; the values sum to all of them."""
-        words = {
-            "token_embedding": "token embedding",
-            "position_embedding": "position embedding",
-            "attention": "attention",
-            "mlp": "feed-forward",
-            "norm": "norms",
-            "lm_head": "head",
-        }
+        inside = ("token_embedding", "position_embedding", "attention", "mlp", "norm", "lm_head")
+        called = ("token embedding", "position embedding", "attention", "feed-forward", "norms")
+        words = dict(zip(inside, (*called, "head"), strict=True))
         counts = dict.fromkeys(words.values(), 0)
         for name, parameter in self.named_parameters():
             part = next(part for word, part in words.items() if word in name)

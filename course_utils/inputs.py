@@ -5,6 +5,8 @@ computed.
 """
 
 import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,10 +23,14 @@ def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
         )
 
 
-def check_batch(
-    ids: Tensor, n_past: int, vocab_size: int, block_size: int, device: torch.device
-) -> None:
-    """Refuse ``ids`` unless they are ``(B, T)`` and fit behind ``n_past`` tokens in the cache."""
+def check_batch(ids: Tensor, cache: Sequence | None, config: Any, device: torch.device) -> None:
+    """Refuse ``ids`` unless they are ``(B, T)`` and fit after the tokens in the cache.
+
+    Args:
+        cache: the model's caches, one for each block.
+        config: the model's.
+    """
+    block_size, n_past = config.block_size, cache[0].length if cache else 0
     check_whole_numbers("ids", ids, device)
     if ids.dim() != 2:
         raise ValueError(
@@ -43,7 +49,9 @@ def check_batch(
             f"block_size={block_size}. {advice}"
         )
     if values_are_at_hand(ids):
-        check_ids(ids, vocab_size)
+        check_ids(ids, config.vocab_size)
+    if cache is not None and len(cache) != config.n_layer:
+        raise ValueError(f"cache is for {len(cache)} blocks, the model has {config.n_layer}.")
 
 
 def check_targets(targets: Tensor, ids: Tensor, vocab_size: int, device: torch.device) -> None:
@@ -105,6 +113,15 @@ def check_width(x: Tensor, n_embd: int) -> None:
         )
 
 
+def check_sources(x: Tensor, memory: Tensor | None, n_embd: int, rotary: Any, cache: Any) -> None:
+    """Refuse other widths than ``n_embd``, and a memory where ``rotary`` or ``cache`` is given."""
+    if memory is not None:
+        wrong = "cache and rotary are for self-attention; leave them out where there is a memory."
+        check(cache is None and rotary is None, wrong)
+        check_width(memory, n_embd)
+    check_width(x, n_embd)
+
+
 def check_heads(n_embd: int, n_head: int, n_kv_head: int) -> None:
     """Refuse numbers of heads that do not divide."""
     check(n_embd % n_head == 0, f"n_embd={n_embd} is not divisible by n_head={n_head}.")
@@ -117,19 +134,36 @@ def check_kind(name: str, value: Any, known: tuple[str, ...]) -> None:
     check(value in known, f"{name}={value!r} is not one of {', '.join(known)}.")
 
 
-def plain(name: str, value: Any, kind: Any) -> Any:
-    """Return a setting as a plain bool, int above 0 or float from 0 up, as ``kind`` says.
+def check_fields(config: Any, choices: Mapping[str, tuple], may_be_zero: Collection[str]) -> None:
+    """Refuse settings of the wrong kind, and make numbers Python's own: files cannot hold numpy's.
 
-    A setting of another kind is returned as it is, and so is None where ``kind`` allows it.
+    Args:
+        config: a frozen dataclass, whose numbers must be above 0.
+        choices: the words that some fields can be.
+        may_be_zero: the fields whose numbers can also be 0.
     """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in choices:
+            check_kind(field.name, value, choices[field.name])
+        zero = field.name in may_be_zero
+        object.__setattr__(config, field.name, _plain(field.name, value, field.type, zero))
+
+
+def _plain(name: str, value: Any, kind: Any, may_be_zero: bool) -> Any:
+    """Return ``value`` as a plain bool, int or float, if ``kind`` is one of them."""
     if kind == int | None and value is not None:
         kind = int
     check(kind is not bool or isinstance(value, bool), f"{name}={value!r} must be True or False.")
     if kind not in (int, float):
         return value
-    number, word, least = (Integral, "whole number", 1) if kind is int else (Real, "number", 0)
-    check(is_number(value, number), f"{name}={value!r} must be a {word}.")
-    check(least <= float(value) < math.inf, f"{name}={value} must be at least {least}.")
+    whole = kind is int
+    needed = f"{name}={value!r} must be a {'whole number' if whole else 'number'}"
+    check(is_number(value, Integral if whole else Real), f"{needed}.")
+    end = 2**63 if whole else math.inf
+    check(not value >= end, f"{needed} below {end}.")
+    least = "of at least 0" if may_be_zero else "above 0"
+    check(value > 0 or (value == 0 and may_be_zero), f"{needed} {least}.")
     return kind(value)
 
 

@@ -23,7 +23,7 @@ NO_MATH = "tex2jax_ignore mathjax_ignore"
 
 
 def visible(piece: Piece) -> str:
-    """Return ``piece`` with its white space marked and what does not print written out.
+    """Return ``piece`` with white space marked and unprintable characters written out.
 
     ``b" fox"`` gives ``·fox``. Bytes that do not form a whole character are written as
     ``\\xf0\\x9f``, characters that do not print, or would reverse the text, as ``\\u202e``.
@@ -32,7 +32,7 @@ def visible(piece: Piece) -> str:
 
 
 def printable(piece: Piece, keep: str = " \n\t\u00a0\u200c\u200d") -> str:
-    """Return ``piece`` with what does not print written out, except for the characters ``keep``."""
+    """Return ``piece`` with unprintable characters written out, except for those in ``keep``."""
     text = piece.decode("utf-8", "backslashreplace") if isinstance(piece, bytes) else piece
     return "".join(c if c in keep or _prints(c) else _written_out(c) for c in text)
 
@@ -56,7 +56,7 @@ def in_html(value: Any) -> str:
 def in_markdown(piece: Piece) -> str:
     """Return ``piece`` as code in a Markdown sentence.
 
-    White space that Markdown would drop is marked: at both ends, and where there is more of it.
+    White space that Markdown would drop is marked: at both ends, and several spaces in a row.
     """
     text = re.sub(r"^ +| +$|  +", lambda spaces: visible(spaces[0]), _one_line(piece))
     fence = "`"
@@ -80,12 +80,12 @@ def in_matplotlib(piece: Piece) -> str:
 
 
 def in_plotly(piece: Piece) -> str:
-    """Return ``piece`` as a label of a plotly figure, which reads some HTML and mathematics."""
+    """Return ``piece`` as a label of a plotly figure, which reads some HTML and LaTeX."""
     return html.escape(_one_line(piece), quote=False).replace("$", "&#36;")
 
 
 def in_plotly_3d(piece: Piece) -> str:
-    """Return ``piece`` as a label in a 3-D plotly figure, which reads tags but no entities."""
+    """Return ``piece`` as a label in a 3-D plotly figure, which interprets tags but no entities."""
     return _one_line(piece).replace("<", "<\u2060")  # a word joiner, which has no width
 
 
@@ -94,7 +94,7 @@ def _one_line(piece: Piece) -> str:
 
 
 def _as_html(value: Any) -> Any:
-    """Return the HTML that a value has of its own, or else the value as text."""
+    """Return a value's own HTML if it has any, or else the value as text."""
     if hasattr(value, "__html__"):
         return value
     return Markup(value._repr_html_() if hasattr(value, "_repr_html_") else in_html(value))
@@ -105,7 +105,7 @@ _PAGES = Environment(loader=_FOLDER, autoescape=True, finalize=_as_html)
 
 
 def page(name: str, **values: Any) -> Markup:
-    """Return ``course_utils/page/<name>``, a template of Jinja, filled with ``values``.
+    """Return ``course_utils/page/<name>``, a Jinja template, filled with ``values``.
 
     They are escaped, except for those with HTML of their own, such as a ``Markup``.
     """

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_utils.inputs import check, check_whole
+from course_utils.inputs import check, check_ids, check_whole
 
 
 def perplexity(cross_entropy: float) -> float:
-    """Return exp(cross-entropy), for a mean cross-entropy in nats a token.
+    """Return exp(cross-entropy), for a mean cross-entropy in nats per token.
 
     It is the number of equally likely tokens that would be as hard to guess between: 1 is
     certainty, the size of the vocabulary is a uniform guess.
 
     Raises:
-        ValueError: a negative cross-entropy, which usually is a log-likelihood without its minus,
-            or NaN, which is the mean of an empty text.
+        ValueError: a negative cross-entropy, usually a log-likelihood whose minus sign is missing,
+            or NaN, the mean of an empty text.
     """
     _check_cross_entropy(cross_entropy)
     return math.inf if cross_entropy > 709 else math.exp(cross_entropy)
@@ -40,13 +40,13 @@ def bits_per_byte(cross_entropy: float, n_tokens: int, n_bytes: int) -> float:
     With the number of characters for ``n_bytes`` it is bits per character.
 
     Args:
-        cross_entropy: the mean over the tokens, in nats a token.
+        cross_entropy: the mean over the tokens, in nats per token.
         n_tokens: how many tokens the mean is over.
         n_bytes: how long the same text is, in bytes (UTF-8).
 
     Raises:
-        ValueError: a cross-entropy that :func:`perplexity` refuses, or a number that is no whole
-            number of at least 1.
+        ValueError: a cross-entropy that :func:`perplexity` refuses, or a number that is not a
+            whole number of at least 1.
 
     Source: Gao et al., 2020, "The Pile: An 800GB dataset of diverse text for language modeling".
     """
@@ -66,7 +66,7 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
         n: tokens in an n-gram.
 
     Raises:
-        ValueError: ``n`` is no whole number of at least 1, or the text is shorter than ``n``.
+        ValueError: ``n`` is not a whole number of at least 1, or the text is shorter than ``n``.
 
     Source: Li et al., 2016, "A diversity-promoting objective function for neural conversation
     models", who divide by the number of tokens, that is by ``n - 1`` more.
@@ -81,7 +81,7 @@ def distinct_n(ids: Sequence[Hashable] | Tensor, n: int) -> float:
 def repetition(ids: Sequence[Hashable] | Tensor, n: int) -> float:
     """Return the share of the n-grams of one text that occurred earlier in it (seq-rep-n).
 
-    Arguments and errors as in :func:`distinct_n`, which it is one minus.
+    Arguments and errors as in :func:`distinct_n`, of which this is one minus the result.
 
     Source: Welleck et al., 2020, "Neural text generation with unlikelihood training".
     """
@@ -151,18 +151,15 @@ class NGram:
         return self.probabilities
 
     def _checked(self, ids: Tensor | Sequence[int], least: int) -> np.ndarray:
-        """Return ``ids`` as an array, ValueError where they are not this model's or too few."""
+        """Return ``ids`` as an array; raise ValueError for ids of another model, or too few."""
         array = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ValueError(f"ids are {array.dtype} {array.shape}; expected whole numbers (T,).")
         needed = f"a model of order {self.order} needs {least} ids"
         check(len(array) >= least, f"{len(array)} ids are too few: {needed}.")
-        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
-            raise ValueError(
-                f"ids range from {array.min()} to {array.max()}; this model has {self.vocab_size} "
-                f"tokens, 0 to {self.vocab_size - 1}. Was the text encoded by another tokenizer?"
-            )
-        return array.astype(np.int64)
+        array = array.astype(np.int64)
+        check_ids(torch.from_numpy(array), self.vocab_size)
+        return array
 
     def _codes(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Return each window of ``n`` ids as one whole number, its place in the table."""
@@ -171,5 +168,5 @@ class NGram:
 
 
 def _check_cross_entropy(nats: float) -> None:
-    why = "Did you pass the mean of the log-probabilities without its minus, or of an empty text?"
+    why = "Did you pass the mean log-probability without its minus sign, or that of an empty text?"
     check(nats >= 0, f"cross_entropy={nats} is negative or not a number. {why}")

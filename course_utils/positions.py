@@ -11,6 +11,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_utils.inputs import check_padding
+
+
+def token_positions(
+    ids: Tensor, n_past: int = 0, n_pad: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the position of each token, and a mask that hides padding at the left.
+
+    Args:
+        ids: ``(B, T)``.
+        n_past: tokens before them, in a cache.
+        n_pad: ``(B,)``, how many of a row's first columns are padding, cached ones included.
+
+    Returns:
+        Without padding, positions ``(T,)`` and no mask. With it, positions ``(B, T)`` that count
+        from the first real token, and a mask ``(B, 1, T, T_k)``, True where a query may look.
+    """
+    columns = torch.arange(n_past + ids.shape[1], device=ids.device)  # (T_k,), cached first
+    positions = columns[n_past:]  # (T,)
+    if n_pad is None:
+        return positions, None
+    check_padding(n_pad, ids)
+    real = columns >= n_pad[:, None]  # (B, T_k)
+    # Real tokens look at real tokens only. Padding looks at whatever comes before it, since each
+    # query needs at least one key; nobody reads what it finds. With one column of padding in a row
+    # of three, ``allowed`` is [[1, 1, 1], [0, 1, 1], [0, 1, 1]]; the causal mask then takes away
+    # what lies ahead.
+    allowed = real[:, None] | ~real[:, n_past:, None]  # (B, T, T_k)
+    return (positions - n_pad[:, None]).clamp(min=0), allowed[:, None]
+
 
 def frequencies(d: int, base: float | Tensor, positions: Tensor) -> Tensor:
     """Return ``d / 2`` frequencies in radians per position: 1, then ever slower, towards 1/base.
@@ -41,7 +71,7 @@ def sinusoidal(positions: Tensor, n_embd: int, base: float = 10_000.0) -> Tensor
 def rotary_table(
     positions: Tensor, d_k: int, base: float = 10_000.0, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
+    """Return the cosines and sines of the angles to turn by: ``(..., T)`` -> two ``(..., T, d_k)``.
 
     Both halves of the channels have the same angles; the sines of the first half are negative.
     ``scaling`` slows the rotation down, see :func:`check_rope_scaling`.
@@ -88,7 +118,7 @@ def _slowed(turning: Tensor, base: float, scaling: Mapping[str, Any]) -> tuple[T
 
 
 _STRETCH = ("factor", "original_max_position_embeddings")
-#: What each kind of scaled rotary positions may be told; all but yarn's last three it must.
+#: The settings of each kind of scaled rotary positions; only yarn's last three are optional.
 ROPE_SCALING = {
     "linear": _STRETCH,
     "dynamic": _STRETCH,

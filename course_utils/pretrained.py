@@ -1,7 +1,7 @@
 """Real models, tokenizers and word vectors by a short name, each with a card.
 
-The card says what was loaded, from where, its size and licence, and, where it stands in for
-another model that could not be fetched, that it does and what differs.
+The card says what was loaded, from where, its size and licence and, if it stands in for a model
+that could not be fetched, for which one and what differs.
 """
 
 import json
@@ -12,19 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizer,
-    GPT2Tokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from course_utils import assets
@@ -102,7 +92,7 @@ def load(
     """
     if name not in MODELS:
         raise KeyError(f"no model is called {name!r}; there are: {', '.join(MODELS)}")
-    kind = AutoModel if name == "bert" else AutoModelForCausalLM
+    kind = transformers.AutoModel if name == "bert" else transformers.AutoModelForCausalLM
     return _load(name, kind, attn_implementation, device)
 
 
@@ -118,7 +108,7 @@ def load_masked_lm(
         AssetError: neither the model nor a stand-in could be fetched; it says what was tried.
     """
     if resolve("bert")[0] == "bert":
-        return _load("bert", BertForMaskedLM, attn_implementation, device)
+        return _load("bert", transformers.BertForMaskedLM, attn_implementation, device)
     encoder, tokenizer, card = load("bert", attn_implementation=attn_implementation)
     model = with_new_head(encoder)
     added = assets.manifest()["minilm-masked"]
@@ -131,10 +121,10 @@ def load_masked_lm(
     return Pretrained(model.to(device), tokenizer, card)
 
 
-def with_new_head(encoder: PreTrainedModel) -> BertForMaskedLM:
+def with_new_head(encoder: PreTrainedModel) -> transformers.BertForMaskedLM:
     """Return ``encoder`` with BERT's head for masked words on top, untrained, in eval mode."""
-    model = BertForMaskedLM(encoder.config)
-    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # it has no use for the pooler
+    model = transformers.BertForMaskedLM(encoder.config)
+    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # the pooler is not needed
     return model.eval()
 
 
@@ -145,13 +135,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name not in MODELS:
         raise KeyError(f"no tokenizer is called {name!r}; there are: {', '.join(MODELS)}")
-    # Of the others the tokenizer comes by itself, without the model's folder.
+    # The other tokenizers are assets of their own and need no folder of a model.
     folder = folder_of(resolve(name)[0]) if name == "smollm2" else Path()
     return _tokenizer(name, folder)
 
 
 def folder_of(asset: str) -> Path:
-    """Return the folder to load an asset from; fetch it, and expand 4-bit weights, if need be."""
+    """Return the folder to load an asset from; fetch it, and expand 4-bit weights, if necessary."""
     return _expanded(asset) if asset == "smollm2-q4" else assets.get(asset)
 
 
@@ -184,10 +174,11 @@ def _load(name: str, kind: Any, attn_implementation: str, device: torch.device |
     """Return model ``name`` or its stand-in, read as class ``kind``, with tokenizer and card."""
     found, reason = resolve(name)
     folder = folder_of(found)
+    of_file = transformers.AutoConfig.from_pretrained
     model = kind.from_pretrained(
         folder,
         # The file of bert-base-uncased is its weights; BertConfig's defaults are its shape.
-        config=BertConfig() if found == "bert" else AutoConfig.from_pretrained(folder),
+        config=transformers.BertConfig() if found == "bert" else of_file(folder),
         dtype=torch.float32,
         attn_implementation=attn_implementation,
         use_safetensors=True,
@@ -214,13 +205,13 @@ def _load(name: str, kind: Any, attn_implementation: str, device: torch.device |
 
 def _tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     if name == "smollm2":
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if name == "bert":
         vocabulary = assets.get("bert-vocabulary") / "vocab.txt"
-        return BertTokenizer(vocab=str(vocabulary), model_max_length=512)
+        return transformers.BertTokenizer(vocab=str(vocabulary), model_max_length=512)
     folder = assets.get("gpt2-tokenizer")
     vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
-    return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)
+    return transformers.GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=1024)
 
 
 def _expanded(name: str) -> Path:
@@ -244,15 +235,15 @@ def _expanded(name: str) -> Path:
 
 
 def _expand(source: Path, gguf_file: str, target: Path) -> None:
-    config = AutoConfig.from_pretrained(source, gguf_file=gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(
+    config = transformers.AutoConfig.from_pretrained(source, gguf_file=gguf_file)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         source, gguf_file=gguf_file, config=config, dtype=torch.float32
     )
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
     target.parent.mkdir(parents=True, exist_ok=True)
     with assets.partial_folder(target.parent) as partial:
         _save(model, tokenizer, Path(partial))
-        for path in (Path(partial), *Path(partial).iterdir()):  # made by some for their owner only
+        for path in (Path(partial), *Path(partial).iterdir()):  # some only the owner may read
             assets.share(path)
         shutil.rmtree(target, ignore_errors=True)
         try:

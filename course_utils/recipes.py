@@ -43,7 +43,7 @@ def scaled(
     """Return the fast recipe for another model size and another length of training.
 
     Heads stay 16 channels wide, and the learning rates reach zero at the end, whatever the length,
-    so that every run is the best that the recipe makes of its size and its tokens.
+    so that every run is the best that the recipe can do with its size and its tokens.
 
     Args:
         vocab_size: number of different tokens.

@@ -31,7 +31,7 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     Source: Ackley et al., 1985, "A learning algorithm for Boltzmann machines".
     """
     fits = is_number(temperature) and 0 < temperature < math.inf
-    advice = "for the most likely token always, use greedy=True"
+    advice = "to take the most likely token always, use greedy=True"
     check(fits, f"temperature={temperature!r} must be above 0 and finite; {advice}.")
     return logits / temperature
 
@@ -55,8 +55,8 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Keep the fewest most likely tokens whose probabilities sum to ``top_p`` or more (nucleus).
 
     The token that crosses the threshold stays, and so do all with the same logit, where
-    transformers keeps some of them; otherwise the two agree. 1 keeps every token. A float16 or
-    bfloat16 is computed with as a float32.
+    transformers keeps some of them; otherwise the two agree. 1 keeps every token. float16
+    and bfloat16 are computed in float32.
 
     Raises:
         ValueError: ``top_p`` is not in (0, 1].
@@ -134,7 +134,7 @@ def penalize_repetition(logits: Tensor, previous: Tensor, penalty: float) -> Ten
         f"previous is {previous.dtype} of shape {tuple(previous.shape)}; expected a row of ids for "
         f"each row of the logits {tuple(logits.shape)}.",
     )
-    if previous.device.type == "cpu" and previous.numel():  # on a GPU the look would wait for it
+    if previous.device.type == "cpu" and previous.numel():  # on a GPU, looking would wait for it
         check_ids(previous, logits.shape[-1])
     seen = logits.gather(-1, previous)
     seen = torch.where(seen > 0, seen / penalty, seen * penalty)
@@ -173,7 +173,7 @@ def next_token(
 
     Raises:
         ValueError: an impossible strategy, a penalty without ``previous``, or a row of logits
-            that is no distribution.
+            that is not a distribution.
     """
     check(
         logits.dim() == 2,

@@ -1,7 +1,7 @@
 """Every setting that the course reads from the environment, in one place.
 
-A setting of the course that cannot be obeyed is refused, with what is allowed. What else may be
-wrong in the environment is looked for by :mod:`course_commands.environment`.
+A setting of the course that cannot be used is refused, and the message says what is allowed.
+:mod:`course_commands.environment` looks for whatever else is wrong in the environment.
 """
 
 import os
@@ -21,7 +21,7 @@ YES = ("1", "ON", "YES", "TRUE")
 
 
 class SettingError(ValueError):
-    """A setting of the course cannot be obeyed; the message says what is allowed."""
+    """A setting of the course cannot be used; the message says what is allowed."""
 
 
 def get(name: str) -> str:
@@ -35,7 +35,7 @@ def is_on(name: str) -> bool:
 
 
 def assets_folder() -> Path | None:
-    """Return the folder named by ``COURSE_ASSETS``, or None; raise SettingError, see there."""
+    """Return the folder named by ``COURSE_ASSETS``, or None; see :func:`named_folder`."""
     return named_folder("COURSE_ASSETS")
 
 
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     """Return the folder for downloads: ``COURSE_CACHE``, else the user's own cache.
 
     Where the user's folder cannot be written (a container, a locked-down laboratory), it is a
-    folder of theirs among the temporary ones.
+    folder of their own below the system's temporary one.
 
     Raises:
         SettingError: ``COURSE_CACHE`` is a relative path, or none of these folders can be used.
@@ -64,7 +64,7 @@ def user_cache() -> Path | None:
 
 
 def can_write(folder: Path) -> bool:
-    """Return whether files can be put into ``folder``, after making it if need be."""
+    """Return whether files can be put into ``folder``, after making it if necessary."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
@@ -76,14 +76,14 @@ def temporary_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"course_utils-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and folder.lstat().st_uid != user:  # somebody was there first
-        raise SettingError(f"{folder} is another user's: set COURSE_CACHE to a folder of yours.")
+        raise SettingError(f"{folder} belongs to another user: set COURSE_CACHE to your own.")
     return folder
 
 
 def keep_caches_writable() -> None:
     """Where the user's home cannot be written, let libraries keep their caches elsewhere.
 
-    numba, which chapter 3 brings in, ends in an error where it finds no place for its own.
+    numba, which chapter 3 loads, raises an error where it finds no place for its own.
     """
     usual = user_cache()
     if usual and can_write(usual):
@@ -91,7 +91,7 @@ def keep_caches_writable() -> None:
     try:
         folder = temporary_folder()
     except (SettingError, OSError):
-        return  # there is no place at all; the doctor names it
+        return  # there is no place at all; the doctor says so
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
         os.environ.setdefault(name, str(folder / name.split("_")[0].lower()))
 
@@ -102,7 +102,7 @@ def device() -> str | None:
     if name and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise SettingError(
             f"COURSE_DEVICE is {get('COURSE_DEVICE')!r}; it can be cpu, cuda, cuda:1 (the second "
-            "card) or mps. Without it, the fastest one is taken."
+            "card) or mps. Leave it unset to use the fastest one."
         )
     return name or None
 
@@ -115,7 +115,7 @@ def named_folder(name: str) -> Path | None:
     path = Path(os.path.expanduser(text))
     if not path.is_absolute():
         raise SettingError(
-            f"{name} is {text!r}, which would be another folder for every notebook. Give the "
-            f"whole path, such as {Path.cwd() / text.lstrip('~')}."
+            f"{name} is {text!r}, which would mean another folder for every notebook. Give "
+            f"the full path, such as {Path.cwd() / text.lstrip('~')}."
         )
     return path

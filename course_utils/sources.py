@@ -1,7 +1,7 @@
 """The sources of an asset: a model hub, a package index, an address, the course's own ``data``.
 
-A source that fails, in whatever way, says why, and the next one is tried. The hub and the index are
-asked once in a process whether they answer, with a limit.
+A source that fails, in whatever way, says why, and the next one is tried. Each
+process asks the hub and the index only once whether they answer, with a time limit.
 """
 
 import errno
@@ -98,15 +98,15 @@ def _from_url(source: dict, asset: Asset, folder: Path) -> None:
 
 
 def _from_data(source: dict, asset: Asset, folder: Path) -> None:
-    # `find` takes a right file in place. What is there now is missing or was changed: perhaps only
-    # in its line ends, by git or an unpacking program. Then a copy with the right ones serves.
+    # `find` takes a right file where it is. So this one is missing or was changed: perhaps only in
+    # its line endings, by git or an unpacking program. Then a copy with the right ones will do.
     for file in asset.files:
         path = data_folder() / source.get("folder", "") / file.name
         if not path.is_file():
-            raise SourceError(f"{path} is not there; `git checkout -- data` brings it back")
+            raise SourceError(f"{path} is missing; `git checkout -- data` restores it")
         content = path.read_bytes().replace(b"\r\n", b"\n")
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise SourceError(f"{path} was changed; `git checkout -- data` brings it back")
+            raise SourceError(f"{path} was changed; `git checkout -- data` restores it")
         (folder / file.name).write_bytes(content)
 
 
@@ -135,7 +135,7 @@ def _from_hub(source: dict, asset: Asset, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Hub:
-    """What the model hub says: why it gives no file, or None; whether it refuses the token."""
+    """What the hub says: why it gives no file, if it does not; whether it refuses the token."""
 
     problem: str | None
     refused: bool = False
@@ -147,14 +147,14 @@ def hub() -> Hub:
     from huggingface_hub import constants, get_token, hf_hub_url
 
     if not re.match(r"https?://[^/\s]", constants.ENDPOINT):
-        return Hub(f"HF_ENDPOINT is no address: {constants.ENDPOINT!r}")
+        return Hub(f"HF_ENDPOINT is not an address: {constants.ENDPOINT!r}")
     address, token = hf_hub_url("openai-community/gpt2", "config.json"), get_token()
 
     def ask(headers: dict[str, str]) -> str | None:
         return within(ANSWER_S, lambda: web_problem(address, headers), constants.ENDPOINT)
 
     if token and not ask({"Authorization": f"Bearer {token}"}):
-        return Hub(None)  # without a token, a mirror for those who log in may refuse
+        return Hub(None)  # a mirror that wants a login may refuse requests without a token
     without = ask({})
     if token and without:
         return Hub(f"{without}, with your token and without it")
@@ -248,7 +248,7 @@ def _pip(*arguments: str, limit: float | None = None, **environment: str):
     """Run pip as the user has set it up, without what would change where it writes."""
     kept = {k: v for k, v in os.environ.items() if k[:4] != "PIP_" or k in settings.PIP_KEPT}
     return subprocess.run(
-        # -E -P: neither PYTHONPATH nor a file of this folder may stand in for a part of pip.
+        # -E -P: neither PYTHONPATH nor a file of this folder may replace a part of pip.
         [sys.executable, "-E", "-P", "-m", "pip", *arguments, "--no-input"],
         stdin=subprocess.DEVNULL,
         capture_output=True,

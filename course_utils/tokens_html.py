@@ -163,7 +163,7 @@ class TokenizerSummary:
 
 
 def summarize_tokenizer(tokenizer: Any, text: str) -> TokenizerSummary:
-    """Return a summary of ``tokenizer`` and of what it makes of ``text``.
+    """Return a summary of ``tokenizer`` and of the tokens that it makes of ``text``.
 
     Args:
         tokenizer: a :class:`~course_utils.bpe.BPETokenizer` or a transformers tokenizer.

@@ -8,8 +8,7 @@ What happens around the loop (checkpoints, Ctrl-C, the history) is in :mod:`cour
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from course_utils import checkpoints, distributed
 from course_utils.corpora import get_batch
 from course_utils.device import choose_dtype
 from course_utils.gpt import GPT, eval_mode
-from course_utils.inputs import check, check_ids, check_kind, is_number
+from course_utils.inputs import check_fields, check_ids
 from course_utils.optimizers import Muon
 from course_utils.run import History, Run
 
@@ -78,28 +77,12 @@ class TrainConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if field.type is str:
-                check_kind(name, value, CHOICES[name])
-            elif name != "warmup_steps" or value is not None:
-                object.__setattr__(self, name, _number(name, value, field.type is float))
+        check_fields(self, CHOICES, MAY_BE_ZERO)
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be below steps={self.steps}. About a tenth "
                 "of the steps works well."
             )
-
-
-def _number(name: str, value: Any, real: bool) -> int | float:
-    """Check a setting, and return it as Python's own number: a checkpoint cannot hold numpy's."""
-    kind, word, end = (Real, "number", math.inf) if real else (Integral, "whole number", 2**63)
-    needed, may_be_zero = f"{name}={value!r} must be a {word}", name in MAY_BE_ZERO
-    check(is_number(value, kind), f"{needed}.")
-    check(not value >= end, f"{needed} below {end}.")
-    least = "of at least 0" if may_be_zero else "above 0"
-    check(value > 0 or (value == 0 and may_be_zero), f"{needed} {least}.")
-    return float(value) if real else int(value)
 
 
 # --- the loop --------------------------------------------------------------------------------

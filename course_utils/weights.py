@@ -105,7 +105,7 @@ def from_transformers(source: PreTrainedModel | str | Path) -> GPT:
         TypeError: ``source`` is neither a model nor a path.
         FileNotFoundError: there is no such folder, or it lacks one of the files.
         ValueError: a file cannot be read, the architecture is neither of the two, or it has a
-            part that our GPT has not (for instance biases in a Llama); the message names it.
+            part that our GPT does not have (for instance biases in a Llama); the message names it.
         RuntimeError: a weight is missing, is one too many, or has another shape.
     """
     if isinstance(source, str | Path):
@@ -249,7 +249,7 @@ def _refuse_weights(missing: Iterable[str], extra: Iterable[str]) -> None:
     for name in sorted(missing):
         raise RuntimeError(f"the weights lack {name}; is the file of another model?")
     for name in sorted(extra):
-        raise RuntimeError(f"the weights hold {name}, which a model of this config has not.")
+        raise RuntimeError(f"the weights hold {name}, which a model of this config does not have.")
 
 
 def _their_weights(model: GPT) -> dict[str, Tensor]:
@@ -301,7 +301,7 @@ def _model_in(folder: Path) -> PreTrainedModel:
         config = kind.config_class.from_dict(fields)
     except Exception as error:  # transformers and its libraries have many kinds
         raise ValueError(f"transformers cannot read {path}: {_in_a_line(error)}") from error
-    our_config(config)  # what we cannot have is refused before weights are read
+    our_config(config)  # what we do not support is refused before weights are read
     return _read(kind, folder, config)
 
 

@@ -63,10 +63,10 @@ def command(*arguments, **environment):
         ("COURSE_DEVICE", "gpu", "COURSE_DEVICE is 'gpu'; it can be cpu, cuda, cuda:1"),
         ("COURSE_DEVICE", "cuda:x", "COURSE_DEVICE is 'cuda:x'; it can be"),
         ("COURSE_DEVICE", "cpu,cuda", "COURSE_DEVICE is 'cpu,cuda'; it can be"),
-        ("COURSE_ASSETS", "shared", "COURSE_ASSETS is 'shared', which would be another folder"),
-        ("COURSE_ASSETS", "./a/../b", "Give the whole path, such as /"),
-        ("COURSE_ASSETS", "~nobody-has-this-name/x", "Give the whole path"),
-        ("COURSE_CACHE", "cache", "COURSE_CACHE is 'cache', which would be another folder"),
+        ("COURSE_ASSETS", "shared", "COURSE_ASSETS is 'shared', which would mean another folder"),
+        ("COURSE_ASSETS", "./a/../b", "Give the full path, such as /"),
+        ("COURSE_ASSETS", "~nobody-has-this-name/x", "Give the full path"),
+        ("COURSE_CACHE", "cache", "COURSE_CACHE is 'cache', which would mean another folder"),
         ("COURSE_CACHE", " /tmp", "COURSE_CACHE is ' /tmp'"),
     ],
 )
@@ -106,26 +106,30 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("COURSE_ASSET", "/x", "COURSE_ASSET is no setting of the course: did you mean COURSE_A"),
+        (
+            "COURSE_ASSET",
+            "/x",
+            "COURSE_ASSET is not a setting of the course: did you mean COURSE_A",
+        ),
         ("course_device", "cpu", "did you mean COURSE_DEVICE?"),
         ("COURSE_CACHE_DIR", "/x", "did you mean COURSE_CACHE?"),
         ("COURSE_LANGUAGE", "de", "there are COURSE_ASSETS, COURSE_CACHE, COURSE_DEVICE"),
         ("COURSE_BOOK", "yes", "COURSE_BOOK is 'yes'"),
-        ("COURSE_ASSETS", "/not/there", "there is no folder /not/there; it is passed over"),
+        ("COURSE_ASSETS", "/not/there", "there is no folder /not/there; it is ignored"),
         ("COURSE_ASSETS", "/etc/hostname", "/etc/hostname is a file"),
-        ("HF_ENDPOINT", "hf-mirror.example", "HF_ENDPOINT is no address: 'hf-mirror.example'"),
-        ("HF_ENDPOINT", "https://", "HF_ENDPOINT is no address"),
-        ("HF_ENDPOINT", "'https://hub.example'", "HF_ENDPOINT is no address"),
+        ("HF_ENDPOINT", "hf-mirror.example", "HF_ENDPOINT is not an address: 'hf-mirror.example'"),
+        ("HF_ENDPOINT", "https://", "HF_ENDPOINT is not an address"),
+        ("HF_ENDPOINT", "'https://hub.example'", "HF_ENDPOINT is not an address"),
         ("HF_HUB_OFFLINE", "maybe", "HF_HUB_OFFLINE is 'maybe'; it can be 1"),
-        ("HF_TOKEN", "hf_a b", "HF_TOKEN is no token"),
-        ("HF_TOKEN", '"hf_abc"', "HF_TOKEN is no token"),
-        ("HF_TOKEN", "hf_ü", "HF_TOKEN is no token"),
-        ("HTTPS_PROXY", "proxy.example:3128", "HTTPS_PROXY is no address"),
-        ("https_proxy", "http://proxy.example:99999", "https_proxy is no address"),
-        ("HTTP_PROXY", "http://[::1", "HTTP_PROXY is no address"),
-        ("ALL_PROXY", "htp://proxy.example:1", "ALL_PROXY is no address"),
-        ("PIP_INDEX_URL", "mirror.example/simple", "PIP_INDEX_URL is no address"),
-        ("PIP_INDEX_URL", "http://mirror.example:0/simple", "PIP_INDEX_URL is no address"),
+        ("HF_TOKEN", "hf_a b", "HF_TOKEN is not a token"),
+        ("HF_TOKEN", '"hf_abc"', "HF_TOKEN is not a token"),
+        ("HF_TOKEN", "hf_ü", "HF_TOKEN is not a token"),
+        ("HTTPS_PROXY", "proxy.example:3128", "HTTPS_PROXY is not an address"),
+        ("https_proxy", "http://proxy.example:99999", "https_proxy is not an address"),
+        ("HTTP_PROXY", "http://[::1", "HTTP_PROXY is not an address"),
+        ("ALL_PROXY", "htp://proxy.example:1", "ALL_PROXY is not an address"),
+        ("PIP_INDEX_URL", "mirror.example/simple", "PIP_INDEX_URL is not an address"),
+        ("PIP_INDEX_URL", "http://mirror.example:0/simple", "PIP_INDEX_URL is not an address"),
         ("PIP_EXTRA_INDEX_URL", "https://a.example/simple b.example", "'b.example'"),
         ("PIP_CERT", "/not/there.pem", "PIP_CERT: there is no file /not/there.pem"),
         ("SSL_CERT_FILE", "/not/there.pem", "SSL_CERT_FILE: there is no file"),
@@ -194,15 +198,15 @@ def ask(monkeypatch, capsys):
     ("environment", "status", "sentence"),
     [
         ({"COURSE_DEVICE": "gpu"}, 1, "  1.  COURSE_DEVICE is 'gpu'; it can be cpu, cuda"),
-        ({"COURSE_DEVICE": "cuda:77"}, 1, "COURSE_DEVICE is cuda:77, which this torch"),
+        ({"COURSE_DEVICE": "cuda:77"}, 1, "COURSE_DEVICE is cuda:77, which torch does not find"),
         ({"COURSE_ASSETS": "here"}, 1, "  1.  COURSE_ASSETS is 'here'"),
         ({"COURSE_ASSETS": "/not/there"}, 0, "  1.  COURSE_ASSETS: there is no folder /not/there"),
         ({"COURSE_ASSETS": "/etc/hostname"}, 0, "COURSE_ASSETS: /etc/hostname is a file"),
         ({"COURSE_ASSET": "/srv"}, 0, "did you mean COURSE_ASSETS?"),
-        ({"HTTPS_PROXY": "proxy:1"}, 0, "HTTPS_PROXY is no address: 'proxy:1'"),
-        ({"PIP_INDEX_URL": "http://h:99999/"}, 0, "PIP_INDEX_URL is no address"),
-        ({"HF_TOKEN": "hf ü"}, 0, "HF_TOKEN is no token"),
-        ({"PIP_USER": "1"}, 0, "is set; `make` does without it, pip by hand does not"),
+        ({"HTTPS_PROXY": "proxy:1"}, 0, "HTTPS_PROXY is not an address: 'proxy:1'"),
+        ({"PIP_INDEX_URL": "http://h:99999/"}, 0, "PIP_INDEX_URL is not an address"),
+        ({"HF_TOKEN": "hf ü"}, 0, "HF_TOKEN is not a token"),
+        ({"PIP_USER": "1"}, 0, "is set; `make` ignores it, pip run by hand does not"),
         ({"XDG_CACHE_HOME": "/etc/hostname/none"}, 1, "cannot be written, so files go to"),
     ],
 )
@@ -218,14 +222,14 @@ def test_the_doctor_names_a_folder_that_hides_the_installation(ask, tmp_path):
     for name in ("torch.py", "json.py", "mine.py"):
         (tmp_path / name).write_text("")
     _, page = ask(PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}{os.pathsep}/not/there")
-    assert f"{tmp_path} stands in for json, torch" in page
-    assert page.count("stands in for json") == 1
+    assert f"{tmp_path} hides json, torch" in page
+    assert page.count("hides json") == 1
 
 
 @pytest.mark.parametrize(
     ("function", "error", "sentence"),
     [
-        ("_memory", RuntimeError("no such value"), "cannot be looked at: RuntimeError: no such"),
+        ("_memory", RuntimeError("no such value"), "cannot be checked: RuntimeError: no such"),
         ("_version", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), "UnicodeDecodeError"),
         ("_shadows", PermissionError(13, "Permission denied"), "Permission denied"),
     ],
@@ -245,7 +249,7 @@ def test_a_part_of_the_doctor_that_breaks_is_named(ask, monkeypatch, function, e
 def test_the_doctor_names_a_host_name_that_leads_nowhere(ask, monkeypatch, name):
     monkeypatch.setattr(socket, "gethostname", lambda: name)
     _, page = ask()
-    assert f"The name of this machine, {name}, leads to no address" in page
+    assert f"The name of this machine, {name}, has no address" in page
     assert "--local-addr 127.0.0.1" in page
 
 
@@ -519,10 +523,14 @@ def test_expanded_weights_can_be_read_by_others(tmp_path, monkeypatch, umask):
     cache.mkdir()
     cache.chmod(0o755)
     monkeypatch.setenv("COURSE_CACHE", str(cache))
-    auto = pretrained.AutoModelForCausalLM
-    monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", lambda *_, **__: config)
+    auto = pretrained.transformers.AutoModelForCausalLM
+    monkeypatch.setattr(
+        pretrained.transformers.AutoConfig, "from_pretrained", lambda *_, **__: config
+    )
     monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: LlamaForCausalLM(config))
-    monkeypatch.setattr(pretrained.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(
+        pretrained.transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer
+    )
     before = os.umask(umask)
     try:
         pretrained._expand(tmp_path, "any.gguf", cache / "smollm2-q4" / "float32")
@@ -552,9 +560,9 @@ def test_another_user_reads_the_shared_folder(public, monkeypatch):
 @pytest.mark.parametrize(
     ("closed", "says"),
     [
-        (".", "may not be read|may not be entered"),
-        ("thing/model.bin", "model.bin may not be read"),
-        ("thing", "model.bin is not there, or may not be entered"),
+        (".", "cannot be read|you may not enter"),
+        ("thing/model.bin", "model.bin cannot be read"),
+        ("thing", "model.bin does not exist, or you may not enter it"),
     ],
 )
 def test_what_another_user_may_not_read_is_passed_over_and_named(public, closed, says):
@@ -584,7 +592,7 @@ def test_without_a_home_files_go_to_a_temporary_folder_of_ones_own(public, home)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     os.chown(folder, 12345, 12345)  # somebody else's now
     done = as_another(script, HOME=home, TMPDIR=str(public / "tmp"))
-    assert "is another user's: set COURSE_CACHE" in done.stderr
+    assert "belongs to another user: set COURSE_CACHE" in done.stderr
 
 
 @needs_root
@@ -653,14 +661,14 @@ def test_a_text_whose_line_ends_were_changed_is_mended(tmp_path, monkeypatch, na
     for room in (assets, sources):
         monkeypatch.setattr(room, "data_folder", lambda: tmp_path / "data")
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
-    assert "other line ends" in doctor._changed(assets.manifest()[name], source)
+    assert "other line endings" in doctor._changed(assets.manifest()[name], source)
     assert (assets.get(name) / file.name).read_bytes() == right
     wrong.write_bytes(right + b"more")
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(assets.AssetError, match="was changed; `git checkout -- data`"):
         assets.get(name)
     wrong.unlink()
-    with pytest.raises(assets.AssetError, match="is not there; `git checkout -- data`"):
+    with pytest.raises(assets.AssetError, match="is missing; `git checkout -- data`"):
         assets.get(name)
 
 

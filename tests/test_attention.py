@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils import gpt
+from course_utils.kv_cache import KVCache
 
 sizes = st.integers(1, 6)
 seeds = st.integers(0, 2**16)
@@ -219,7 +220,7 @@ def test_mask_and_causality_combine_in_the_module(fused, kind):
 def test_a_cache_gives_what_one_reading_gives(seed, B, pieces):
     torch.manual_seed(seed)
     module = gpt.MultiHeadAttention(8, 4, n_kv_head=2, causal=True)
-    x, cache = torch.randn(B, sum(pieces), 8), gpt.KVCache()
+    x, cache = torch.randn(B, sum(pieces), 8), KVCache()
     found = torch.cat([module(part, cache=cache) for part in x.split(pieces, dim=1)], dim=1)
     assert cache.length == sum(pieces)
     close(found, module(x))
@@ -228,11 +229,11 @@ def test_a_cache_gives_what_one_reading_gives(seed, B, pieces):
 def test_a_cache_keeps_the_rows_it_is_told_to():
     torch.manual_seed(0)
     module = gpt.MultiHeadAttention(8, 2, causal=True)
-    x, rows, cache = torch.randn(3, 6, 8), torch.tensor([2, 0, 2, 1]), gpt.KVCache()
+    x, rows, cache = torch.randn(3, 6, 8), torch.tensor([2, 0, 2, 1]), KVCache()
     module(x[:, :5], cache=cache)
     cache.select(rows)
     close(module(x[rows, 5:], cache=cache), module(x[rows])[:, 5:])
-    gpt.KVCache().select(rows)  # nothing held yet, nothing to select
+    KVCache().select(rows)  # nothing held yet, nothing to select
 
 
 @quick
@@ -255,7 +256,7 @@ def test_qk_norm_bounds_the_scores(seed, T, d_k):
 
 def test_cache_and_rotary_are_for_self_attention():
     module, x = gpt.MultiHeadAttention(8, 2), torch.randn(1, 3, 8)
-    for options in ({"cache": gpt.KVCache()}, {"rotary": (x, x)}):
+    for options in ({"cache": KVCache()}, {"rotary": (x, x)}):
         with pytest.raises(ValueError, match="for self-attention"):
             module(x, x, **options)
 

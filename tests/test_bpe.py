@@ -566,7 +566,7 @@ def test_too_small_a_vocabulary_is_explained():
 
 @pytest.mark.parametrize("special", ["", "a", "ab", " ", "Ġ", "<|\ud800|>"])
 def test_a_special_token_that_is_an_ordinary_one_is_refused(special):
-    with pytest.raises(ValueError, match="is empty, an ordinary token as well, or no valid text"):
+    with pytest.raises(ValueError, match="is empty, an ordinary token as well, or not valid text"):
         BPETokenizer([(b"a", b"b")], [special])
 
 
@@ -600,7 +600,7 @@ def test_a_bad_line_of_merges_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"merges.txt, line 3: expected two tokens"):
         BPETokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
     (tmp_path / "merges.txt").write_text("#version: 0.2\na €\n")
-    with pytest.raises(ValueError, match="stands for no byte"):
+    with pytest.raises(ValueError, match="does not represent a byte"):
         BPETokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 

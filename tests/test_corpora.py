@@ -68,7 +68,7 @@ NO_TEXTS = {
     "UTF-16 without": ("Grüße, Welt".encode("utf-16-le"), "UTF-16.*position 4.*UTF-8"),
     "UTF-16, big end first": ("abc".encode("utf-16-be"), "UTF-16.*position 0.*UTF-8"),
     "UTF-16 in Thai": ("สวัสดี ชาวโลก".encode("utf-16-le"), "UTF-16.*UTF-8"),
-    "UTF-32": ("abc".encode("utf-32"), "UTF-16 or no text at all"),
+    "UTF-32": ("abc".encode("utf-32"), "UTF-16 or not text at all"),
     "Latin-1": ("a café".encode("latin-1"), "perhaps Latin-1.*position 5 it has the byte 0xe9"),
     "Windows-1252": ("“quoted”".encode("cp1252"), "perhaps Latin-1.*position 0"),
     "Shift JIS": ("こんにちは".encode("shift-jis"), "not UTF-8 text"),

@@ -281,11 +281,15 @@ OTHER_OPTIONS = [
     ("--data", "nowhere.txt", "nowhere.txt cannot be read as a text file: No such file"),
     ("--data", "tests", "tests cannot be read as a text file: Is a directory"),
     ("--data", "pyproject.toml/x", "pyproject.toml/x cannot be read as a text file"),
-    ("--out", "pyproject.toml", "--out pyproject.toml is not a folder, but a file or below one"),
+    (
+        "--out",
+        "pyproject.toml",
+        "--out pyproject.toml is not a folder: it is a file or lies below one",
+    ),
     (
         "--out",
         "pyproject.toml/x",
-        "--out pyproject.toml/x is not a folder, but a file or below one",
+        "--out pyproject.toml/x is not a folder: it is a file or lies below one",
     ),
     ("--out", "/dev/full", "--out /dev/full is not a folder"),
     ("--out", "/proc/here", "--out /proc/here cannot be used: "),
@@ -305,7 +309,7 @@ def test_what_stands_in_the_way_of_a_file_is_named_first(tmp_path, train_here, n
     status, _, said = train_here(tmp_path, "--data", "nowhere.txt", "--resume")
     assert (
         status == 1
-        and said == f"{tmp_path / name} is not a file, so {name} cannot be written. Move it away.\n"
+        and said == f"{tmp_path / name} is not a file, so {name} cannot be written. Rename it.\n"
     )
 
 

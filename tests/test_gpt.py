@@ -13,17 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from course_utils.gpt import (
-    GPT,
-    MLP,
-    MLPS,
-    NORMS,
-    POSITIONS,
-    Block,
-    GPTConfig,
-    MultiHeadAttention,
-    make_norm,
-)
+from course_utils.gpt import GPT, MLP, Block, GPTConfig, MultiHeadAttention, make_norm
+from course_utils.variants import MLPS, NORMS, POSITIONS
 
 quick = settings(deadline=None, max_examples=40)
 SMALL = GPTConfig(vocab_size=11, block_size=9, n_layer=2, n_head=2, n_embd=12)
@@ -305,15 +296,15 @@ def test_gpt2_small_has_its_well_known_size():
     ("changes", "message"),
     [
         ({"n_embd": 10, "n_head": 3}, "n_embd=10 is not divisible by n_head=3"),
-        ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
+        ({"vocab_size": 0}, "vocab_size=0 must be a whole number above 0"),
         ({"n_layer": -1}, "n_layer=-1"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"mlp": "relu"}, "mlp='relu' is not one of gelu_tanh"),
         ({"norm": "batch"}, "norm='batch' is not one of layer, rms"),
         ({"positions": "rope"}, "positions='rope' is not one of learned"),
         ({"n_head": 2, "n_kv_head": 3}, "n_head=2 is not divisible by n_kv_head=3"),
-        ({"n_hidden": 0}, "n_hidden=0 must be at least 1"),
-        ({"n_kv_head": 0}, "n_kv_head=0 must be at least 1"),
+        ({"n_hidden": 0}, "n_hidden=0 must be a whole number above 0"),
+        ({"n_kv_head": 0}, "n_kv_head=0 must be a whole number above 0"),
         ({"positions": "rotary", "n_embd": 6}, "even number of channels, not 3"),
         ({"positions": "sinusoidal", "n_embd": 7, "n_head": 1}, "not 7"),
         ({"n_layer": 1.5}, "n_layer=1.5 must be a whole number"),
@@ -322,11 +313,12 @@ def test_gpt2_small_has_its_well_known_size():
         ({"vocab_size": None}, "vocab_size=None must be a whole number"),
         ({"n_hidden": 8.0}, "n_hidden=8.0 must be a whole number"),
         ({"block_size": math.inf}, "block_size=inf must be a whole number"),
-        ({"dropout": math.nan}, "dropout=nan must be at least 0"),
+        ({"dropout": math.nan}, "dropout=nan must be a number of at least 0"),
         ({"dropout": "0.1"}, "dropout='0.1' must be a number"),
         ({"dropout": False}, "dropout=False must be a number"),
-        ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be at least 0"),
-        ({"rope_base": math.inf}, "rope_base=inf must be"),
+        ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be a number of at least 0"),
+        ({"rope_base": 0.0}, "rope_base=0.0 must be a number above 0"),
+        ({"rope_base": math.inf}, "rope_base=inf must be a number below inf"),
         ({"bias": "no"}, "bias='no' must be True or False"),
         ({"tied": 1}, "tied=1 must be True or False"),
         ({"norm": ["rms"]}, r"norm=\['rms'\] is not one of"),

@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from course_checks.homework import CHAPTERS
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Lines of code (no blanks, comments, docstrings) that each package may have.
 CAPS = {
@@ -32,7 +34,7 @@ FLOORS = {
         "distributed",
         "sampling",
     ),
-    "model": ("gpt", "positions", "weights", "bpe"),
+    "model": ("gpt", "kv_cache", "variants", "positions", "weights", "bpe"),
     "outside": ("pretrained", "corpora", "sources", "manifest", "assets", "device", "metrics"),
     "ground": ("settings", "inputs", "markup", "progress", "files"),
 }
@@ -119,6 +121,7 @@ def test_the_map_in_the_readme_shows_every_room():
     shown = readme.split("## Where things are")[1].split("```")[1]
     missing = [room for room in FLOOR_OF if not re.search(rf"\b{room}\b", shown)]
     assert not missing
+    assert " ".join(CHAPTERS) in " ".join(shown.split())  # chapter 6, the sixth: gpt2
 
 
 def depth(node, name="function"):

@@ -182,7 +182,7 @@ def test_ngram_refuses(arguments, message):
 
 
 WRONG_IDS = {
-    "an id of V": ([0, 5, 1], "ids range from 0 to 5; this model has 5 tokens, 0 to 4"),
+    "an id of V": ([0, 5, 1], "ids range from 0 to 5; the vocabulary has 5 tokens, 0 to 4"),
     "another tokenizer's": ([0, 7], "ids range from 0 to 7"),
     "negative": ([3, -1, 2], "ids range from -1 to 3"),
     "floats": ([0.0, 1.0, 2.0], r"ids are float\d\d \(3,\); expected whole numbers \(T,\)"),

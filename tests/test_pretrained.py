@@ -166,7 +166,7 @@ def test_bert_brings_its_own_head(tmp_path, monkeypatch):
     get = assets.get
     monkeypatch.setattr(assets, "get", lambda name: tmp_path if name == "bert" else get(name))
     monkeypatch.setattr(assets, "origin", lambda name: "a test")
-    monkeypatch.setattr(pretrained, "BertConfig", lambda: small)
+    monkeypatch.setattr(pretrained.transformers, "BertConfig", lambda: small)
     model, tokenizer, card = pretrained.load_masked_lm()
     assert card.stands_in_for is None and card.name == "bert"
     ids = tokenizer("A [MASK] is here.", return_tensors="pt")["input_ids"]

@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from course_utils.gpt import GPT, POSITIONS, GPTConfig, eval_mode
+from course_utils.gpt import GPT, GPTConfig, eval_mode
 from course_utils.sampling import (
     beam_search,
     generate,
@@ -32,6 +32,7 @@ from course_utils.sampling import (
     scale_temperature,
     stream,
 )
+from course_utils.variants import POSITIONS
 from course_utils.weights import to_transformers
 
 

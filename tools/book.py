@@ -223,7 +223,7 @@ def main() -> int:
         if not chosen:
             parser.error(f"there is no chapter {options.chapter} in notebooks")
     if not execute_all(chosen):
-        print("\nA notebook failed: its name, the cell and the traceback stand above.")
+        print("\nA notebook failed: its name, the cell and the traceback are above.")
         return 1
     if options.links and not check_links():
         print("\nThe addresses above do not answer as they should.")

@@ -3,7 +3,7 @@
 python -m tools.homework          write notebooks/homework/*.ipynb from notebooks/homework/solved
 python -m tools.homework --check  change nothing; exit with 1 where the two have drifted apart
 
-In a solved notebook an answer stands between the lines ``# BEGIN SOLUTION`` and
+In a solved notebook an answer is between the lines ``# BEGIN SOLUTION`` and
 ``# END SOLUTION``, and the cell below, tagged ``solution``, says why. Students get
 ``raise NotImplementedError`` and no such cell; the book gets both, folded, see :func:`folded`.
 A cell tagged ``written`` holds an example of a good answer; only the solved notebook has it.

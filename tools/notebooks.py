@@ -69,7 +69,7 @@ def tidy(notebook: nbformat.NotebookNode, name: str = "") -> None:
 
 
 def problems(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return what a person must mend: what `tidy` cannot."""
+    """Return what a person must fix: what `tidy` cannot."""
     found = []
     setups = [c for c in notebook.cells if "setup" in c.metadata.get("tags", [])]
     if len(setups) != 1:
