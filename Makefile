@@ -44,7 +44,7 @@ test: models ## unit tests, every notebook, the built site in a real browser
 	$(BIN)/mypy
 	$(BIN)/python tools/notebooks.py --check
 	$(BIN)/python -m tools.homework --check
-	$(BIN)/python -m pytest -m "not site"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not site"
 	$(BIN)/python -m tools.book
 	$(BIN)/python -m pytest -m site
 

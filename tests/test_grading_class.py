@@ -13,7 +13,7 @@ import threading
 import nbformat
 import pytest
 
-from tests.grading_tools import ROOT, grade, python_for_all, rows_of
+from tests.grading_tools import ROOT, grade, open_to_others, python_for_all, rows_of
 
 STUDENT = nbformat.read(ROOT / "notebooks" / "homework" / "hw4_sweep.ipynb", as_version=4)
 LIMITS = ("--limit-seconds", "8", "--seed", "7")
@@ -398,8 +398,8 @@ def graded(request, submissions, tmp_path_factory):
             shutil.copytree(student, some / student.name)
         who = f"setpriv --reuid {user} --regid {user} --clear-groups"
         submissions, before = some, python_for_all(who)
-        for path in (folder, *folder.parents[:2], submissions):
-            path.chmod(0o755)
+        for path in (folder, submissions):
+            open_to_others(path)
         os.chown(folder, user, user)
     done = grade(submissions, folder / "grades.csv", *LIMITS, before=before)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
