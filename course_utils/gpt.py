@@ -1,7 +1,9 @@
-"""A GPT in one file, to be read from top to bottom: attention, MLP, block, model.
+"""A GPT, to be read from top to bottom: attention, MLP, block, model.
 
-The defaults are GPT-2's parts (with ``tied=True``); a config can ask for Llama's instead. What
-other designs do differently is in :mod:`course_utils.variants`, and can wait.
+The defaults are GPT-2's parts; a config can ask for Llama's instead. Lines marked "may be skipped"
+serve Llama, padding or the cache, and GPT-2 computes the same without them. Three files can wait:
+:mod:`~course_utils.positions` (rotary angles), :mod:`~course_utils.kv_cache` (what generation
+remembers) and :mod:`~course_utils.variants` (what other designs do differently).
 
 Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
 heads (``n_head``), ``H_kv`` heads of keys and values, ``d_k`` channels of one head, ``V`` tokens
@@ -91,6 +93,10 @@ def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Several attentions side by side: self-attention, causal or not, and cross-attention.
 
+    Every token makes a query (what it is looking for), a key (what it can be found by) and a value
+    (what it passes on). Each head does so with vectors of its own, because a token may look for
+    several things at once: its subject, the word before it, the bracket that is still open.
+
     Built by hand in chapter 5, "Several heads".
 
     Args:
@@ -165,28 +171,30 @@ class MultiHeadAttention(nn.Module):
         q = self.split_heads(self.query(x))  # (B, H, T_q, d_k)
         k = self.split_heads(self.key(memory))  # (B, H_kv, T_k, d_k)
         v = self.split_heads(self.value(memory))  # (B, H_kv, T_k, d_k)
-        q, k = self.query_norm(q), self.key_norm(k)  # as they are, unless qk_norm is set
-        if rotary is not None:
+        q, k = self.query_norm(q), self.key_norm(k)  # may be skipped: the same without qk_norm
+        if rotary is not None:  # may be skipped: Llama
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if cache is not None:
+        if cache is not None:  # may be skipped: generation, faster
             k, v = cache.append(k, v)  # (B, H_kv, T_k, d_k), now of all tokens
 
-        T_q, T_k, is_causal = q.shape[2], k.shape[2], False
-        if self.causal and T_q > 1:  # a single query is the last token: it may look at everything
-            if self.fused and mask is None and T_q == T_k:
-                is_causal = True  # torch makes the mask, which is faster
-            else:
-                mask = restrict(mask, causal_mask(T_q, T_k, x.device))
+        out = self.attend(q, k, v, mask)  # (B, H, T_q, d_k)
+        return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Let each query take from the values it may see: ``(B, H, T_q, d_k)``, as ``q``."""
+        T_q, T_k = q.shape[2], k.shape[2]
         dropout = self.dropout if self.training else 0.0
-        if self.fused:
-            out = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout, is_causal, enable_gqa=self.group > 1
-            )  # (B, H, T_q, d_k)
-        else:
+        causal = self.causal and T_q > 1  # a single query is the last token: it may see everything
+        kernel_masks = bool(self.fused and causal and mask is None and T_q == T_k)  # is faster
+        if causal and not kernel_masks:
+            mask = restrict(mask, causal_mask(T_q, T_k, q.device))
+        if not self.fused:
             if self.group > 1:  # one copy of each key head for every query head of its group
                 k, v = (t.repeat_interleave(self.group, dim=1) for t in (k, v))
-            out = scaled_dot_product_attention(q, k, v, mask, dropout)  # (B, H, T_q, d_k)
-        return self.proj(out.transpose(1, 2).flatten(2))  # (B, T_q, C): heads side by side again
+            return scaled_dot_product_attention(q, k, v, mask, dropout)
+        return F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, kernel_masks, enable_gqa=self.group > 1
+        )
 
 
 # --- the config, and the other parts of a block --------------------------------------------------
@@ -196,7 +204,7 @@ class MultiHeadAttention(nn.Module):
 class GPTConfig:
     """Everything that decides the shape of a :class:`GPT`.
 
-    Explained in chapter 8, "Hyperparameters".
+    Explained in chapter 8, "Hyperparameters". The first eight are all that a GPT-2 needs.
 
     Args:
         vocab_size: number of different tokens ``V``.
@@ -204,11 +212,11 @@ class GPTConfig:
         n_layer: number of blocks.
         n_head: attention heads in each block; divides ``n_embd``.
         n_embd: channels ``C``, the width of the residual stream.
-        n_kv_head: heads of keys and values, ``n_head`` by default; divides it.
-        n_hidden: width inside the MLP; by default about ``4 * n_embd``, see :class:`MLP`.
-        dropout: probability of dropping a channel while training.
+        dropout: probability of dropping a channel, or an attention weight, while training.
         bias: give the linear layers and the layer norms a bias.
         tied: use the token embedding as the output matrix too, as GPT-2 does.
+        n_kv_head: heads of keys and values, ``n_head`` by default; divides it.
+        n_hidden: width inside the MLP; by default about ``4 * n_embd``, see :class:`MLP`.
         positions: "learned" (GPT-2), "sinusoidal", "rotary" (Llama), "alibi" or "none".
         norm: "layer" (GPT-2) or "rms" (Llama).
         norm_first: norm before each part of a block (GPT-2, Llama) or after it.
@@ -228,11 +236,12 @@ class GPTConfig:
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
-    n_kv_head: int | None = None
-    n_hidden: int | None = None
     dropout: float = 0.0
     bias: bool = True
     tied: bool = False
+    # What other designs choose differently.
+    n_kv_head: int | None = None
+    n_hidden: int | None = None
     positions: str = "learned"
     norm: str = "layer"
     norm_first: bool = True
@@ -270,7 +279,7 @@ class MLP(nn.Module):
         n_hidden: channels in between. By default four times ``n_embd``; for "swiglu", which has
             three matrices, two thirds of that, so that the number of parameters is about the same.
         bias: give the layers a bias.
-        kind: one of :data:`course_utils.variants.ACTIVATIONS`.
+        kind: "gelu_tanh" (GPT-2) or one of :data:`course_utils.variants.ACTIVATIONS`.
 
     Raises:
         ValueError: ``kind`` is none of these.
@@ -286,18 +295,22 @@ class MLP(nn.Module):
     ):
         super().__init__()
         inputs.check_kind("mlp", kind, variants.MLPS)
-        self.n_embd, self.activation = n_embd, variants.ACTIVATIONS[kind]
+        self.n_embd, self.kind = n_embd, kind
         if n_hidden is None:
             n_hidden = 8 * n_embd // 3 if kind == "swiglu" else 4 * n_embd
-        # SwiGLU has two projections of the input: the two halves of one matrix.
+        # SwiGLU multiplies two projections of the input: the two halves of one wider matrix.
         self.fc = nn.Linear(n_embd, 2 * n_hidden if kind == "swiglu" else n_hidden, bias=bias)
         self.proj = nn.Linear(n_hidden, n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., C)``."""
         inputs.check_width(x, self.n_embd)
-        hidden = self.activation(self.fc(x))  # (..., n_hidden)
-        return self.proj(hidden)
+        hidden = self.fc(x)  # (..., n_hidden)
+        if self.kind == "gelu_tanh":
+            hidden = F.gelu(hidden, approximate="tanh")
+        else:  # may be skipped
+            hidden = variants.ACTIVATIONS[self.kind](hidden)
+        return self.proj(hidden)  # (..., C)
 
 
 class Block(nn.Module):
@@ -331,7 +344,7 @@ class Block(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         """``(B, T, C)`` -> ``(B, T, C)``; the rest is for :class:`MultiHeadAttention`."""
-        if not self.config.norm_first:
+        if not self.config.norm_first:  # may be skipped: the first transformer
             return variants.post_norm(self, x, mask, rotary, cache)
         attended = self.attention(self.norm1(x), mask=mask, rotary=rotary, cache=cache)
         x = x + self.dropout(attended)
@@ -345,7 +358,14 @@ class GPT(nn.Module):
     """A decoder-only transformer that predicts the next token at every position.
 
     Built by hand in chapter 8, "The model"; chapter 6, "One prompt, step by step", follows one
-    text through GPT-2.
+    text through GPT-2. It writes by asking itself again and again::
+
+        for _ in range(n_new):  # ids is (B, T), the tokens so far
+            logits, _ = model(ids[:, -model.config.block_size :])  # (B, T, V)
+            p = (logits[:, -1] / temperature).softmax(-1)  # (B, V), for the token that comes next
+            ids = torch.cat([ids, torch.multinomial(p, 1)], dim=1)  # (B, T + 1)
+
+    :func:`course_utils.sampling.generate` draws so too, with a cache and more ways to choose.
     """
 
     def __init__(self, config: GPTConfig):
@@ -423,15 +443,17 @@ class GPT(nn.Module):
         """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
         inputs.check_batch(ids, cache, c, self.lm_head.weight.device)
-        positions, mask = token_positions(ids, n_past, n_pad)  # (T,) and None, unless padded
+        # Without cache and padding: torch.arange(T), and no mask but the causal one.
+        positions, mask = token_positions(ids, n_past, n_pad)
 
         x, rotary = self.token_embedding(ids), None  # (B, T, C)
         if c.positions == "learned":  # GPT-2: a vector for each position
             x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
-        elif c.positions == "rotary":  # Llama: the blocks turn queries and keys
+        elif c.positions == "rotary":  # may be skipped: Llama's blocks turn queries and keys
+            # Angles need float32: bfloat16 cannot tell position 257 from 258.
             exact = positions.unsqueeze(-2).to(torch.promote_types(x.dtype, torch.float32))
             rotary = rotary_table(exact, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
-        else:
+        else:  # may be skipped
             x, mask = variants.add_positions(c, x, positions, mask, n_past)
 
         x = self.dropout(x)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from course_utils.gpt import GPT, MLP, Block, GPTConfig, MultiHeadAttention, make_norm
+from course_utils.sampling import generate
 from course_utils.variants import MLPS, NORMS, POSITIONS
 
 quick = settings(deadline=None, max_examples=40)
@@ -487,3 +489,14 @@ def test_a_compiled_model_gives_the_same_numbers(changes):
     model, ids = tiny(**changes), torch.randint(11, (2, 5))
     with torch.no_grad():
         close(torch.compile(model, backend="aot_eager", fullgraph=True)(ids, ids)[0], model(ids)[0])
+
+
+def test_the_loop_in_the_docstring_writes():
+    """At a temperature near zero the likeliest token comes, as from the course's own sampler."""
+    model = GPT(GPTConfig(vocab_size=30, block_size=8, n_layer=1, n_embd=16, n_head=2)).eval()
+    torch.nn.init.normal_(model.lm_head.weight)  # no two logits alike
+    block = GPT.__doc__.partition("again::\n")[2].partition("\n\n    :func:")[0]
+    names = {"torch": torch, "model": model, "ids": torch.tensor([[1, 2, 3]]), "n_new": 12}
+    exec(textwrap.dedent(block), names | {"temperature": 1e-6}, names)
+    (expected,) = generate(model, [[1, 2, 3]], 12, greedy=True)
+    assert names["ids"].tolist() == [expected]
