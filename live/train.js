@@ -501,7 +501,7 @@ export function normal(random) {
 }
 
 /** Learning rates at the default setting, "×1", of each optimizer. */
-export const RATES = { adam: { adam: 0.006 }, muon: { adam: 0.006, muon: 0.02 } };
+export const RATES = { adam: { adam: 0.012 }, muon: { adam: 0.02, muon: 0.04 } };
 
 /** Everything that a run of training needs; `step` is the loop's body. */
 export class Training {
@@ -510,7 +510,7 @@ export class Training {
    * The first nine tenths of the text are for training, the rest is only measured on.
    */
   constructor(text, settings, Floats = Float32Array) {
-    this.settings = { width: 48, layers: 1, heads: 4, T: 64, B: 8, optimizer: "muon", rate: 1, seed: 1,
+    this.settings = { width: 48, layers: 1, heads: 4, T: 32, B: 8, optimizer: "muon", rate: 1, seed: 1,
       ...settings };
     this.characters = [...new Set(text)].sort().join("");
     const idOf = new Map([...this.characters].map((character, id) => [character, id]));
