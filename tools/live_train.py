@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -73,8 +74,9 @@ def style() -> str:
 
 
 def text_script() -> str:
-    """Return the script that puts the text into the page, once the reader asks for it."""
-    return f"globalThis.courseText = {json.dumps(load_text('shakespeare'), ensure_ascii=False)};\n"
+    """Return the script that brings text and engine, once the reader asks for them."""
+    brought = {"text": load_text("shakespeare"), "engine": engine()}
+    return f"globalThis.courseTraining = {json.dumps(brought, ensure_ascii=False)};\n"
 
 
 def lines() -> list[dict[str, object]]:
@@ -90,8 +92,7 @@ def lines() -> list[dict[str, object]]:
 def data(text_url: str) -> dict[str, object]:
     """Return what ``mount(figure, data)`` wants; ``text_url`` is where text_script() is kept."""
     return {
-        "engine": engine(),
-        "text": {"url": text_url, "bytes": len(text_script().encode())},
+        "onRequest": {"url": text_url, "bytes": len(text_script().encode())},
         "lines": lines(),
         "recording": json.loads(STORED.read_text(encoding="utf-8")),
     }
@@ -146,6 +147,13 @@ def record(page: Page, steps: int) -> dict[str, object]:
     }
 
 
+def picture(page: Page) -> str:
+    """Return the chart of the stored run as the element draws it, to stand where nothing runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        page.goto(write_page(Path(folder)).as_uri())
+        return page.evaluate("document.querySelector('.live-body .live-chart').outerHTML")
+
+
 def main() -> int:
     """Record, or write the page."""
     parser = argparse.ArgumentParser(prog="python -m tools.live_train")
@@ -161,6 +169,7 @@ def main() -> int:
             run = record(browser.new_page(), STEPS)
             STORED.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
             print(f"{STORED.relative_to(ROOT)}: {STORED.stat().st_size:,} bytes")
+            PICTURE.write_text(picture(browser.new_page()) + "\n", encoding="utf-8")
             browser.close()
     if options.page:
         print(write_page(options.page))

@@ -1,8 +1,8 @@
 // The element "train": a character transformer learns the book's text, here, in a Web Worker.
 //
 // mount(figure, data) with data = {
-//   engine:    the source of train.js and train_worker.js, one after the other;
-//   text:      {url, bytes}: a script that puts the text into globalThis.courseText;
+//   onRequest: {url, bytes}: a script that the reader asks for by training. It puts the text, and
+//              the source of train.js and train_worker.js, into globalThis.courseTraining;
 //   lines:     [{name, loss}]: what to beat, counted when the book was built;
 //   recording: {settings, seconds, initial, measures: [{step, valLoss, trainLoss, words, sample}]} }.
 
@@ -34,7 +34,7 @@ export function mount(figure, data) {
 
 class Desk {
   constructor(figure, data) {
-    Object.assign(this, { figure, data, text: null, worker: null, playing: 0 });
+    Object.assign(this, { figure, data, loaded: null, worker: null, playing: 0 });
     this.settings = { ...START, ...this.allowed(fromAddress("train") ?? {}) };
     this.build();
     this.reset();
@@ -66,6 +66,8 @@ class Desk {
     this.verdict = node("p", { class: "live-verdict" });
     this.fault = node("p", { class: "live-fault", role: "alert", hidden: true });
     this.body = node("div", { class: "live-body" },
+      node("p", { class: "live-try" }, "Try it: train a model of your own and watch it pass the counting " +
+        "models. Then train again with the other optimizer, or with a learning rate of × 8."),
       node("div", { class: "live-row" }, this.main, this.againButton,
         labelled("Optimizer", this.controls.optimizer), labelled("Learning rate", this.controls.rate),
         labelled("Model", this.controls.size), labelled("Time", this.controls.seconds)),
@@ -98,7 +100,7 @@ class Desk {
     Object.assign(stored, { seconds: recording.seconds, stored: true });
     this.runs = [stored];
     this.fault.hidden = true;
-    this.state(this.text === null ? "stored" : "ready");
+    this.state(this.loaded === null ? "stored" : "ready");
     this.at = this.run.measures.length - 1;
     this.draw();
   }
@@ -109,11 +111,11 @@ class Desk {
 
   state(name) {
     this.figure.dataset.state = name;
-    const { run } = this, size = `${(this.data.text.bytes / 1e6).toFixed(1)} MB of text`;
+    const { run } = this, size = `${(this.data.onRequest.bytes / 1e6).toFixed(1)} MB of text`;
     const texts = { loading: "Loading the text …", running: "Pause" };
-    const fresh = this.text === null ? `Train here (loads ${size})` : "Train here";
+    const fresh = this.loaded === null ? `Train here (loads ${size})` : "Train here";
     this.main.textContent = texts[name] ?? (run?.stored === false && !run.dead ? "Go on" : fresh);
-    this.main.disabled = name === "loading";
+    this.main.setAttribute("aria-disabled", name === "loading"); // disabled, it would lose the focus
     this.againButton.hidden = run?.stored !== false;
   }
 
@@ -140,6 +142,7 @@ class Desk {
   // --- the reader's hands --------------------------------------------------------------------
 
   pressMain() {
+    if (this.loading) return;
     if (this.figure.dataset.state === "running") this.pause();
     else if (this.run.stored || this.run.dead) this.start();
     else this.goOn();
@@ -217,7 +220,7 @@ class Desk {
 
   /** Load the text, once. Resolves when it is there; a fault becomes a sentence, and rejects. */
   load() {
-    if (this.text !== null) return Promise.resolve();
+    if (this.loaded !== null) return Promise.resolve();
     this.loading ??= this.fetchText().finally(() => { this.loading = null; });
     return this.loading;
   }
@@ -227,17 +230,17 @@ class Desk {
     this.state("loading");
     try {
       await new Promise((resolve, reject) => { // a script comes through from file:// as well
-        const script = node("script", { src: this.data.text.url, onload: resolve, onerror: reject });
+        const script = node("script", { src: this.data.onRequest.url, onload: resolve, onerror: reject });
         document.head.append(script);
       });
-      if (!globalThis.courseText) throw new Error("there is no text in the file");
+      if (!globalThis.courseTraining) throw new Error("there is no text in the file");
     } catch {
       const sentence = "The text to train on did not arrive. Look at the connection, then press the " +
         "button again. The stored run works without it.";
       this.fail(sentence);
       throw new Error(sentence);
     }
-    this.text = globalThis.courseText;
+    this.loaded = globalThis.courseTraining;
     this.state("ready");
   }
 
@@ -267,7 +270,7 @@ class Desk {
     this.at = 0;
     this.length = steps ? { steps } : { seconds: settings.seconds };
     const { optimizer, rate } = settings;
-    this.tell({ do: "start", text: this.text, length: this.length,
+    this.tell({ do: "start", text: this.loaded.text, length: this.length,
       settings: { ...this.data.recording.settings, width, layers, optimizer, rate } });
   }
 
@@ -284,7 +287,7 @@ class Desk {
   }
 
   makeWorker() {
-    const source = this.data.engine.replace(/^export /gm, ""); // a classic script: it works from file://
+    const source = this.loaded.engine.replace(/^export /gm, ""); // a classic script: it works from file://
     const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const worker = new Worker(address);
     worker.onmessage = ({ data }) => this.hear(data);
@@ -334,6 +337,7 @@ class Desk {
   }
 
   goOn() {
+    if (this.length.seconds) this.length = { seconds: this.settings.seconds };
     this.tell({ do: "go on", length: this.length });
   }
 
@@ -403,7 +407,7 @@ function verdict(run, lines) {
 function drawChart(svg, width, height, { runs, run, at, data }) {
   const left = 38, right = width - 12, top = 10, bottom = height - 34;
   const steps = niceEnd(Math.max(200, ...runs.map((one) => one.step)));
-  const lowest = Math.min(1.7, ...runs.flatMap((one) => one.measures.map((m) => m.valLoss))) - 0.1;
+  const lowest = Math.min(1.75, ...runs.flatMap((one) => one.measures.map((m) => m.valLoss))) - 0.1;
   const highest = 3.6, clipped = (loss) => Math.min(highest, Math.max(lowest, loss));
   const x = (step) => left + (step / steps) * (right - left);
   const y = (loss) => bottom - ((clipped(loss) - lowest) / (highest - lowest)) * (bottom - top);
@@ -425,7 +429,9 @@ function drawChart(svg, width, height, { runs, run, at, data }) {
   add("text", { class: "live-tick", x: left + 4, y: top + 4 }, "loss (nats)");
   for (const { name, loss } of data.lines) {
     add("line", { class: "live-beat", x1: left, x2: right, y1: y(loss), y2: y(loss) });
-    add("text", { class: "live-beat-name", x: right, y: y(loss) - 4, "text-anchor": "end" }, `${name} ${loss.toFixed(2)}`);
+    // above the line, where the curve is gone by then; the lowest below, where it has not come yet
+    const under = loss === Math.min(...data.lines.map((line) => line.loss));
+    add("text", { class: "live-beat-name", x: right, y: y(loss) + (under ? 14 : -4), "text-anchor": "end" }, `${name} ${loss.toFixed(2)}`);
   }
   runs.forEach((one, number) => drawRun(add, one, one === run, { x, y, right, top, number }));
   const looked = run.measures[at];
@@ -442,7 +448,7 @@ function drawRun(add, one, isLast, { x, y, right, top, number }) {
   if (one.trace.length > 1) add("path", { class: `live-trace ${colour} ${faint}`, d: path(one.trace) });
   const pairs = one.measures.map((measure) => [measure.step, measure.valLoss]);
   if (pairs.length > 1) add("path", { class: `live-curve ${colour} ${faint}`, d: path(pairs) });
-  if (isLast) pairs.forEach(([step, loss]) => add("circle", { class: `live-dot ${colour}`, cx: x(step), cy: y(loss), r: 2 }));
+  if (isLast) pairs.filter(([, loss]) => loss < 3.6).forEach(([step, loss]) => add("circle", { class: `live-dot ${colour}`, cx: x(step), cy: y(loss), r: 2 }));
   const loss = one.measures.at(-1)?.valLoss;
   add("text", { class: `live-name ${colour}`, x: right, y: top + 12 + 17 * number, "text-anchor": "end" },
     `${one.label}${loss === undefined ? "" : `: ${loss.toFixed(2)}`}`);
