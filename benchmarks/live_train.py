@@ -28,9 +28,9 @@ TRAIN = """async ([engine, text, settings, seconds]) => {
   });
 }"""
 MODELS = [
-    {"width": 48, "layers": 1, "optimizer": "muon"},
-    {"width": 48, "layers": 1, "optimizer": "adam"},
     {"width": 32, "layers": 1, "optimizer": "muon"},
+    {"width": 32, "layers": 1, "optimizer": "adam"},
+    {"width": 48, "layers": 1, "optimizer": "muon"},
     {"width": 64, "layers": 2, "optimizer": "muon"},
 ]
 

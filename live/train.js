@@ -519,7 +519,7 @@ export class Training {
    * The first nine tenths of the text are for training, the rest is only measured on.
    */
   constructor(text, settings, Floats = Float32Array) {
-    this.settings = { width: 48, layers: 1, heads: 4, T: 32, B: 8, optimizer: "muon", rate: 1, seed: 1,
+    this.settings = { width: 32, layers: 1, heads: 4, T: 32, B: 8, optimizer: "muon", rate: 1, seed: 1,
       ...settings };
     this.characters = [...new Set(text)].sort().join("");
     const idOf = new Map([...this.characters].map((character, id) => [character, id]));

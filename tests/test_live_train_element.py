@@ -95,10 +95,10 @@ def test_a_run_of_fixed_steps_learns_and_is_the_same_again(visit):
     again = run_steps(page, 60)
     assert again["runs"] == 3
     assert again["val_loss"] == first["val_loss"] and again["sample"] == first["sample"]
-    adam = run_steps(page, 30, optimizer="adam", size="small", rate=0.5)
+    adam = run_steps(page, 30, optimizer="adam", size="medium", rate=0.5)
     assert adam["val_loss"] != first["val_loss"] and adam["optimizer"] == "adam"
-    assert "Adam × ½, 32 wide, 1 block" in page.locator(".live-body .live-chart").text_content()
-    assert "#train?size=small&optimizer=adam&rate=0.5" in page.url
+    assert "Adam × ½, 48 wide, 1 block" in page.locator(".live-body .live-chart").text_content()
+    assert "#train?size=medium&optimizer=adam&rate=0.5" in page.url
 
 
 def test_pause_and_go_on_by_keyboard_while_the_page_stays_quick(visit):
@@ -128,6 +128,20 @@ def test_pause_and_go_on_by_keyboard_while_the_page_stays_quick(visit):
     assert page.evaluate(GET)["stored"] and page.evaluate(GET)["runs"] == 1
 
 
+def test_the_learning_rate_can_be_changed_while_it_runs(visit):
+    page = visit()
+    page.evaluate(SET, {"running": True})
+    page.wait_for_function(f"() => {GET}.step > 25", timeout=60_000)
+    page.get_by_label("Learning rate").select_option("0.125")
+    assert "Muon × 1 → × ⅛, 32 wide" in page.locator(".live-body .live-chart").text_content()
+    page.get_by_label("Learning rate").select_option("2")
+    assert "Muon × 1 → × 2, 32 wide" in page.locator(".live-body .live-chart").text_content()
+    page.evaluate(SET, {"running": False})
+    page.get_by_label("Learning rate").select_option("4")  # nothing has been trained with it yet
+    assert "× 4" not in page.locator(".live-body .live-chart").text_content()
+    assert page.evaluate(GET)["rate"] == 4
+
+
 def test_the_slider_looks_back_over_the_run(visit):
     page = visit()
     slider = page.get_by_label("Look back over the run")
@@ -138,9 +152,9 @@ def test_the_slider_looks_back_over_the_run(visit):
     page.keyboard.press("ArrowRight")
     assert page.evaluate(GET)["looking_at"] == 1
     page.locator(".live-chart-place").click(position={"x": 300, "y": 100})
-    assert 300 < page.evaluate(GET)["looking_at"] < 1300
+    assert 800 < page.evaluate(GET)["looking_at"] < 2600
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("(step) => " + GET + ".looking_at > step", arg=900)
+    page.wait_for_function("(step) => " + GET + ".looking_at > step", arg=2000)
     page.get_by_role("button", name="Stop").click()
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIVE = ROOT / "live"
 STORED = LIVE / "stored" / "train.json"
 PICTURE = STORED.with_suffix(".svg")
-STEPS = 1600
+STEPS = 3200
 #: What the element needs, in this order: each file may use those before it.
 SCRIPTS = ("element.js", "elements/train.js")
 STYLES = ("element.css", "elements/train.css")

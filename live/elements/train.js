@@ -16,7 +16,7 @@ const SIZES = {
 const OPTIMIZERS = { muon: "Muon", adam: "Adam" };
 const RATES = { 0.125: "× ⅛", 0.25: "× ¼", 0.5: "× ½", 1: "× 1", 2: "× 2", 4: "× 4", 8: "× 8" };
 const LENGTHS = { 20: "20 seconds", 60: "1 minute", 180: "3 minutes" };
-const START = { size: "medium", optimizer: "muon", rate: 1, seconds: 60 };
+const START = { size: "small", optimizer: "muon", rate: 1, seconds: 60 };
 const CHOICES = { size: SIZES, optimizer: OPTIMIZERS, rate: RATES, seconds: LENGTHS };
 const KEPT = 3; // runs of the reader's own that stay on the chart
 const whole = (number) => Math.round(number).toLocaleString("en");
@@ -152,12 +152,20 @@ class Desk {
     this.settings[name] = name === "rate" || name === "seconds" ? +value : value;
     toAddress("train", this.settings);
     if (this.run.stored) return;
-    if (name === "rate") {
-      this.worker?.postMessage({ do: "rate", rate: this.settings.rate });
-      this.run.label = labelOf(this.settings, this.run.label);
+    if (name === "rate" && this.get().running) {
+      this.newRate();
       this.say(`The learning rate is ${RATES[value]} of the usual from here on.`);
-    } else this.say("That counts from the next run on: Train again.");
-    this.draw();
+      this.draw();
+    } else if (name !== "rate") this.say("That counts from the next run on: Train again.");
+  }
+
+  /** Tell the run, and its name, that the learning rate is another from here on. */
+  newRate() {
+    const { run } = this, { rate } = this.settings;
+    if (run.rate === rate) return;
+    run.label = run.label.replace(/(×[^,]*?)( → ×[^,]*)?,/, `$1 → ${RATES[rate]},`);
+    run.rate = rate;
+    this.worker?.postMessage({ do: "rate", rate });
   }
 
   lookAt(index) {
@@ -206,7 +214,8 @@ class Desk {
   /** Chart and text in one drawing. */
   picture() {
     const svg = drawn("svg", { class: "live-chart live-picture" }), width = 640, height = 340;
-    const lines = [...this.about.textContent.split("\n"), "", ...this.sample.textContent.split("\n")];
+    const folded = this.sample.textContent.split("\n").flatMap((line) => line.match(/.{1,74}( |$)|.{1,74}/g) ?? [""]);
+    const lines = [this.about.textContent, "", ...folded];
     drawChart(svg, width, height, this);
     lines.forEach((line, i) => svg.append(drawn("text",
       { x: 12, y: height + 24 + 17 * i, class: i ? "live-mono" : "live-strong" }, line)));
@@ -265,7 +274,7 @@ class Desk {
     const own = this.runs.filter((run) => !run.stored).slice(1 - KEPT);
     const colour = [1, 2, 3].find((number) => own.every((run) => run.colour !== number));
     const initial = this.data.recording.initial;
-    this.runs = [this.runs[0], ...own, { label: labelOf(settings), colour, stored: false, step: 0,
+    this.runs = [this.runs[0], ...own, { label: labelOf(settings), rate: settings.rate, colour, stored: false, step: 0,
       seconds: 0, trainLoss: initial, measures: [], trace: [] }];
     this.at = 0;
     this.length = steps ? { steps } : { seconds: settings.seconds };
@@ -338,6 +347,7 @@ class Desk {
 
   goOn() {
     if (this.length.seconds) this.length = { seconds: this.settings.seconds };
+    this.newRate();
     this.tell({ do: "go on", length: this.length });
   }
 
@@ -385,9 +395,8 @@ class Desk {
   }
 }
 
-/** "Muon × 1, 48 wide, 1 block"; a rate that was changed on the way shows as "× 1 → × 2". */
-function labelOf({ optimizer, rate, size }, before) {
-  if (before) return before.replace(/(×[^,]*?)( → ×[^,]*)?,/, `$1 → ${RATES[rate]},`);
+/** "Muon × 1, 48 wide, 1 block". */
+function labelOf({ optimizer, rate, size }) {
   return `${OPTIMIZERS[optimizer]} ${RATES[rate]}, ${SIZES[size].says}`;
 }
 
@@ -405,10 +414,11 @@ function verdict(run, lines) {
 
 /** Validation losses as lines with points, the running average of the training loss thin beside them. */
 function drawChart(svg, width, height, { runs, run, at, data }) {
-  const left = 38, right = width - 12, top = 10, bottom = height - 34;
-  const steps = niceEnd(Math.max(200, ...runs.map((one) => one.step)));
+  const left = 38, right = width - 12, top = 24, bottom = height - 34;
+  const own = runs.filter((one) => !one.stored || runs.length === 1); // theirs decide how far it goes
+  const steps = niceEnd(Math.max(...own.map((one) => one.step)));
   const lowest = Math.min(1.75, ...runs.flatMap((one) => one.measures.map((m) => m.valLoss))) - 0.1;
-  const highest = 3.6, clipped = (loss) => Math.min(highest, Math.max(lowest, loss));
+  const highest = steps > 800 ? 3.6 : 4.3, clipped = (loss) => Math.min(highest, Math.max(lowest, loss));
   const x = (step) => left + (step / steps) * (right - left);
   const y = (loss) => bottom - ((clipped(loss) - lowest) / (highest - lowest)) * (bottom - top);
   svg.scale = { left, right, steps };
@@ -426,14 +436,14 @@ function drawChart(svg, width, height, { runs, run, at, data }) {
     add("text", { class: "live-tick", x: x(step), y: bottom + 15, "text-anchor": anchor }, whole(step));
   }
   add("text", { class: "live-tick", x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, "training step");
-  add("text", { class: "live-tick", x: left + 4, y: top + 4 }, "loss (nats)");
+  add("text", { class: "live-tick", x: 4, y: 13 }, "loss in nats a character");
   for (const { name, loss } of data.lines) {
     add("line", { class: "live-beat", x1: left, x2: right, y1: y(loss), y2: y(loss) });
     // above the line, where the curve is gone by then; the lowest below, where it has not come yet
     const under = loss === Math.min(...data.lines.map((line) => line.loss));
     add("text", { class: "live-beat-name", x: right, y: y(loss) + (under ? 14 : -4), "text-anchor": "end" }, `${name} ${loss.toFixed(2)}`);
   }
-  runs.forEach((one, number) => drawRun(add, one, one === run, { x, y, right, top, number }));
+  runs.forEach((one, number) => drawRun(add, one, one === run, { x, y, steps, highest, right, top, number }));
   const looked = run.measures[at];
   if (looked) {
     add("line", { class: "live-looked", x1: x(looked.step), x2: x(looked.step), y1: top, y2: bottom });
@@ -442,22 +452,30 @@ function drawChart(svg, width, height, { runs, run, at, data }) {
   svg.replaceChildren(...parts);
 }
 
-function drawRun(add, one, isLast, { x, y, right, top, number }) {
+function drawRun(add, one, isLast, { x, y, steps, highest, right, top, number }) {
   const colour = `live-run-${one.colour}`, faint = isLast ? "" : "live-faint";
   const path = (pairs) => pairs.map(([step, loss], i) => `${i ? "L" : "M"}${x(step).toFixed(1)} ${y(loss).toFixed(1)}`).join("");
   if (one.trace.length > 1) add("path", { class: `live-trace ${colour} ${faint}`, d: path(one.trace) });
-  const pairs = one.measures.map((measure) => [measure.step, measure.valLoss]);
+  const pairs = upTo(steps, one.measures.map((measure) => [measure.step, measure.valLoss]));
   if (pairs.length > 1) add("path", { class: `live-curve ${colour} ${faint}`, d: path(pairs) });
-  if (isLast) pairs.filter(([, loss]) => loss < 3.6).forEach(([step, loss]) => add("circle", { class: `live-dot ${colour}`, cx: x(step), cy: y(loss), r: 2 }));
+  if (isLast) pairs.filter(([, loss]) => loss < highest).forEach(([step, loss]) => add("circle", { class: `live-dot ${colour}`, cx: x(step), cy: y(loss), r: 2 }));
   const loss = one.measures.at(-1)?.valLoss;
   add("text", { class: `live-name ${colour}`, x: right, y: top + 12 + 17 * number, "text-anchor": "end" },
     `${one.label}${loss === undefined ? "" : `: ${loss.toFixed(2)}`}`);
 }
 
-/** The next of 200, 400, 800, 1,000, 1,200, 1,600, 2,000, 4,000 … that is not smaller. */
+/** A line of [step, loss] as far as the chart goes, cut between two points where that must be. */
+function upTo(steps, pairs) {
+  const inside = pairs.filter(([step]) => step <= steps), [after] = pairs.slice(inside.length);
+  if (!after || !inside.length) return inside;
+  const [step, loss] = inside.at(-1), share = (steps - step) / (after[0] - step);
+  return [...inside, [steps, loss + share * (after[1] - loss)]];
+}
+
+/** The next of 200, 400, 800, 1,200, 1,600, 2,400, 3,200, 4,000, 8,000 … that is not smaller. */
 function niceEnd(steps) {
   for (let unit = 100; ; unit *= 10) {
-    const end = [2, 4, 8, 12, 16].find((factor) => factor * unit >= steps);
+    const end = [2, 4, 8, 12, 16, 24, 32].find((factor) => factor * unit >= steps);
     if (end) return end * unit;
   }
 }
