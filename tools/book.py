@@ -153,7 +153,7 @@ def execute_all(chosen: list[Path]) -> bool:
 
 def stage() -> None:
     """Copy everything but the notebooks into the folder that the site is built from."""
-    for name in ("_static", "_ext"):
+    for name in ("_static", "_ext", "live"):
         shutil.rmtree(SOURCE / name, ignore_errors=True)
         shutil.copytree(ROOT / name, SOURCE / name, ignore=shutil.ignore_patterns("__pycache__"))
     pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*/README.md")]  # a model card is a page too

@@ -1,0 +1,312 @@
+// What all living figures have in common: a frame with a hint, the button that loads the model, undo,
+// reset, a link, a picture; state in the address; one sentence that says what changed.
+//
+// An element is an object:
+//   title, hint         what it is, and one thing to try
+//   initial(stored)     the state it begins with, plain data
+//   tidy(state, stored) the state with every value in its range: an address may hold anything
+//   needs(state, frame) what must be loaded to show a state: "", "tokenizers" or "model"
+//   numbers(state, frame)     a promise of what is shown
+//   build(frame)        makes the controls in frame.stage, returns draw(state, numbers)
+//   report(state, numbers)    what figure.live.get() tells
+//   says(state, numbers)      a sentence for the status line, which screen readers read out
+live.define(function shell(live) {
+  "use strict";
+
+  live.stored = {};
+  const elements = {};
+  live.element = (name, definition) => (elements[name] = definition);
+
+  // ---- Making elements: whatever is text stays text ---------------------------------------------
+
+  function filled(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes ?? {})) {
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "style") node.style.cssText = value;
+      else if (value === true) node.setAttribute(name, "");
+      else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+    }
+    node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+    return node;
+  }
+  live.h = (tag, attributes, ...children) => {
+    const [name, ...classes] = tag.split(".");
+    const node = document.createElement(name || "div");
+    if (classes.length) node.className = classes.join(" ");
+    if (name === "button") node.type = "button";
+    return filled(node, attributes, children);
+  };
+  live.s = (tag, attributes, ...children) =>
+    filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+  const { h } = live;
+
+  // A token as the book writes it: a dot for a space, an arrow for a line break.
+  live.visible = (token) => token.replaceAll(" ", "·").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+  live.percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : "<0.1") + "%";
+  live.short = (v) => (v === -Infinity ? "−∞" : Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3)).replace("-", "−");
+  live.clamp = (value, low, high, otherwise) =>
+    Number.isFinite(+value) ? Math.min(Math.max(+value, low), high) : otherwise;
+  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e6 ? 1 : 0)} MB`;
+
+  // A labelled slider with its value beside it.
+  live.slider = function (label, { min, max, step = 1, show = String, onchange }) {
+    const output = h("output.live-value");
+    const input = h("input", { type: "range", min, max, step, oninput: () => { output.value = show(+input.value); onchange(+input.value); } });
+    const node = h("label.live-slider", {}, h("span", {}, label), input, output);
+    return { node, input, set: (value) => { input.value = value; output.value = show(+value); input.setAttribute("aria-valuetext", output.value); } };
+  };
+
+  // A row with a bar: a token and how likely it is; `before` draws where the bar was.
+  live.bar = function (token, p, { scale = 1, before, tag = "span", attributes = {}, note } = {}) {
+    const length = (value) => `${Math.min(100, 100 * value * scale).toFixed(2)}%`;
+    return h(`${tag}.live-bar`, { ...attributes, style: `--p: ${length(p)}; --before: ${length(before ?? p)}` },
+      h("span.live-token", {}, live.visible(token)), h("span.live-track", {}), h("span.live-p", {}, note ?? live.percent(p)));
+  };
+
+  // ---- One figure ------------------------------------------------------------------------------
+
+  class Frame {
+    constructor(figure, name) {
+      Object.assign(this, { figure, name, stored: live.stored[name], past: [], turn: 0, engine: live.engine });
+      this.definition = elements[name];
+      this.state = this.definition.tidy(this.definition.initial(this.stored), this.stored);
+    }
+
+    get ready() { return this.engine.ready; }
+
+    async start() {
+      const { definition, figure } = this;
+      this.stage = h("div.live-stage");
+      this.said = h("p.live-said", { role: "status", "aria-live": "polite" });
+      this.fault = h("p.live-fault", { role: "alert", hidden: true });
+      this.tools = h("div.live-tools", { role: "group", "aria-label": "This figure" });
+      const head = h("div.live-head", {}, h("strong.live-title", {}, definition.title), h("span.live-hint", {}, definition.hint));
+      figure.querySelector(".live-still")?.remove();
+      figure.prepend(head, this.stage, this.said, this.fault, this.tools);
+      this.makeTools();
+      this.draw = definition.build(this);
+      this.numbers = await definition.numbers(this.state, this);
+      this.show();
+      figure.live = {
+        get: () => JSON.parse(JSON.stringify(definition.report(this.state, this.numbers))),
+        set: (changes) => this.set(changes),
+        load: () => this.load(),
+      };
+      this.engine.onready.add(() => this.onready());
+      if (this.ready) this.onready();
+      await this.fromAddress();
+    }
+
+    makeTools() {
+      const button = (label, onclick, attributes) => h("button.live-button", { onclick, ...attributes }, label);
+      this.loader = button("", () => this.load().catch(() => {}), {});
+      this.loader.classList.add("live-load");
+      this.stopper = button("Stop loading", () => this.abort?.abort(), { hidden: true });
+      this.bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Loading the model" });
+      this.undo = button("Undo", () => this.back(), { disabled: true });
+      const reset = button("Reset", () => this.reset());
+      const link = button("Copy link", () => this.copyLink());
+      const picture = button("Save picture", () => live.savePicture(this));
+      this.tools.append(this.loader, this.bar, this.stopper, h("span.live-gap"), this.undo, reset, link, picture);
+      this.label();
+    }
+
+    async label() {
+      const size = live.assets["gpt2-mini.bin"].bytes + live.assets["merges.txt"].bytes;
+      this.loader.textContent = `Load GPT-2 mini (${megabytes(size)})`;
+      if (await live.isCached("gpt2-mini.bin")) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
+    }
+
+    mark(state) { this.figure.dataset.state = state; }
+
+    show() {
+      this.draw(this.state, this.numbers);
+      this.said.textContent = this.definition.says(this.state, this.numbers);
+      this.undo.disabled = !this.past.length;
+    }
+
+    // Change the state. What is not at hand is asked for; the change waits until the reader loads it.
+    async change(changes, { remember = true, load = false } = {}) {
+      const turn = ++this.turn;
+      const next = this.definition.tidy({ ...this.state, ...changes }, this.stored);
+      const need = this.definition.needs(next, this);
+      if (need === "model" && !this.ready) {
+        if (!load) return this.ask(changes);
+        await this.load();
+      } else if (need === "tokenizers") await this.loadTokenizers();
+      let numbers;
+      try {
+        numbers = await this.definition.numbers(next, this);
+      } catch (error) {
+        return this.fail(error);
+      }
+      if (turn !== this.turn) return; // a later change has overtaken this one
+      this.fault.hidden = true;
+      if (remember) this.past.push(this.state);
+      if (this.past.length > 100) this.past.shift();
+      Object.assign(this, { state: next, numbers, pending: null });
+      this.show();
+      this.writeAddress();
+    }
+
+    async set(changes) {
+      await this.change(this.definition.accept?.(changes) ?? changes, { load: true });
+    }
+
+    // Say that a change needs the model, and keep it until it is there.
+    ask(changes) {
+      this.pending = changes;
+      this.said.textContent = "For this the model itself has to compute. It is loaded when you ask for it, and stays in your browser: nothing that you type leaves this page.";
+      this.figure.classList.add("live-asks");
+    }
+
+    async loadTokenizers() {
+      if (this.tokenizersReady) return;
+      try {
+        this.mark("loading");
+        await Promise.all([this.engine.loadTokenizer(), this.engine.loadWordPiece()]);
+        this.tokenizersReady = true;
+        this.mark(this.ready ? "ready" : "stored");
+      } catch (error) {
+        this.fail(error);
+        throw error;
+      }
+    }
+
+    async load() {
+      if (this.ready) return;
+      this.abort = new AbortController();
+      this.mark("loading");
+      this.fault.hidden = true;
+      for (const node of [this.bar, this.stopper]) node.hidden = false;
+      this.loader.hidden = true;
+      if (live.base.startsWith("file:")) this.bar.removeAttribute("value"); // no way to know how far
+      try {
+        const progress = (share) => { if (!live.base.startsWith("file:")) this.bar.value = share; };
+        await this.engine.load({ progress, signal: this.abort.signal });
+      } catch (error) {
+        this.loader.hidden = false;
+        this.fail(error);
+        throw error;
+      } finally {
+        for (const node of [this.bar, this.stopper]) node.hidden = true;
+      }
+    }
+
+    async onready() {
+      this.loader.hidden = true;
+      this.figure.classList.remove("live-asks");
+      this.mark("ready");
+      const changes = this.pending ?? {};
+      await this.change(changes, { remember: Boolean(this.pending) });
+      if (!this.pending) this.definition.onready?.(this);
+    }
+
+    fail(error) {
+      this.mark("error");
+      this.fault.textContent = error instanceof live.Fault ? error.message
+        : `This did not work (${error.message}). Press Reset; if it happens again, reload the page.`;
+      this.fault.hidden = false;
+      if (!this.engine.ready) this.loader.hidden = false;
+    }
+
+    async back() {
+      const before = this.past.pop();
+      if (before) await this.change(before, { remember: false });
+    }
+
+    async reset() {
+      this.definition.stop?.(this);
+      this.pending = null;
+      this.figure.classList.remove("live-asks");
+      this.fault.hidden = true;
+      this.mark(this.ready ? "ready" : "stored");
+      await this.change(this.definition.initial(this.stored));
+    }
+
+    // ---- The address: #live=NAME&text=… ----------------------------------------------------------
+
+    address() {
+      const start = this.definition.initial(this.stored), parts = new URLSearchParams({ live: this.name });
+      for (const [key, value] of Object.entries(this.state))
+        if (JSON.stringify(value) !== JSON.stringify(start[key]))
+          parts.set(key, typeof value === "string" ? value : JSON.stringify(value));
+      return `#${parts}`;
+    }
+
+    writeAddress() {
+      try { history.replaceState(history.state, "", this.address()); } catch { /* too often, or too long */ }
+    }
+
+    async fromAddress() {
+      const parts = new URLSearchParams(location.hash.slice(1));
+      if (parts.get("live") !== this.name) return;
+      const changes = {}, start = this.definition.initial(this.stored);
+      for (const [key, value] of parts) {
+        if (!(key in start)) continue;
+        try { changes[key] = typeof start[key] === "string" ? value : JSON.parse(value); } catch { /* left as it is */ }
+      }
+      this.figure.scrollIntoView();
+      await this.change(changes, { remember: false });
+    }
+
+    async copyLink() {
+      const address = location.href.split("#")[0] + this.address();
+      this.writeAddress();
+      try {
+        await navigator.clipboard.writeText(address);
+        this.said.textContent = "The link is copied. It leads to this figure as it is now.";
+      } catch {
+        this.said.textContent = "The address bar now holds the link to this figure as it is.";
+      }
+    }
+  }
+
+  // ---- A picture of the figure ------------------------------------------------------------------
+
+  // Copy a figure with the styles that it has now, as SVG; canvases become images.
+  live.pictureOf = function (figure) {
+    const { width, height } = figure.getBoundingClientRect();
+    const copy = figure.cloneNode(true);
+    const [from, to] = [figure, copy].map((root) => [root, ...root.querySelectorAll("*")]);
+    from.forEach((node, i) => {
+      const style = getComputedStyle(node);
+      to[i].setAttribute("style", [...style].map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
+      if (node.tagName === "TEXTAREA") to[i].textContent = node.value;
+      if (node.tagName === "INPUT") to[i].setAttribute("value", node.value);
+      if (node.tagName === "CANVAS") {
+        const image = h("img", { src: node.toDataURL(), style: to[i].getAttribute("style") });
+        to[i].replaceWith(image);
+      }
+    });
+    for (const node of copy.querySelectorAll(".live-tools")) node.remove();
+    copy.style.margin = "0";
+    copy.style.background = getComputedStyle(document.body).backgroundColor;
+    const text = new XMLSerializer().serializeToString(copy);
+    const [w, t] = [Math.ceil(width), Math.ceil(height)];
+    return `<svg xmlns="http://www.w3.org/2000/svg" width="${w}" height="${t}"><foreignObject width="100%" height="100%">${text}</foreignObject></svg>`;
+  };
+
+  live.savePicture = async function (frame) {
+    const svg = live.pictureOf(frame.figure), image = new Image();
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+    let [url, ending] = [image.src, "svg"];
+    try { // a PNG where the browser can draw one, else the SVG itself
+      await image.decode();
+      const canvas = h("canvas", { width: 2 * image.width, height: 2 * image.height });
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      [url, ending] = [canvas.toDataURL("image/png"), "png"];
+    } catch { /* the SVG */ }
+    h("a", { href: url, download: `${frame.name}.${ending}` }).click();
+    frame.said.textContent = `The picture is saved as ${frame.name}.${ending}.`;
+  };
+
+  // ---- The page ---------------------------------------------------------------------------------
+
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const figure of document.querySelectorAll("figure.live[data-live]")) {
+      const name = figure.dataset.live;
+      if (elements[name] && live.stored[name]) new Frame(figure, name).start();
+    }
+  });
+});

@@ -1,0 +1,80 @@
+"""What the tests of the living figures share: a folder with the engine, opened in a browser."""
+
+import functools
+import http.server
+import shutil
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+from _ext import course_live
+
+ROOT = Path(__file__).resolve().parents[1]
+BLANK = "<!doctype html><meta charset=utf-8><title>The engine</title>"
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(folder):
+    """Serve a folder on this machine; gives its address."""
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+def write_engine(folder):
+    """Write the scripts, the model and a page that loads the engine and nothing else."""
+    live = folder / "_static" / "live"
+    shutil.copytree(ROOT / "live", live, dirs_exist_ok=True)
+    course_live.write_assets(live)
+    names = [name for name in course_live.ENGINE if name != "shell"]
+    scripts = "".join(f'<script src="_static/live/{name}.js"></script>' for name in names)
+    assets = '<script src="_static/live/assets.js"></script>'
+    (folder / "engine.html").write_text(BLANK + scripts + assets, encoding="utf-8")
+
+
+def write_figures(folder):
+    """Write a page for each figure, as the site has it, without the rest of the site."""
+    course_live.write_site(ROOT / "live", folder / "_static" / "live")
+    for name in course_live.STORED:
+        files = [*course_live.ENGINE, "assets", f"stored/{name}", f"elements/{name}"]
+        scripts = "".join(f'<script src="_static/live/{f}.js" defer></script>' for f in files)
+        style = '<link rel="stylesheet" href="_static/live/live.css">'
+        view = '<meta name="viewport" content="width=device-width">'
+        page = BLANK + view + style + scripts + course_live.figure(name)
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+
+
+def open_figure(browser, site, name, *, address="", width=1024, touch=False, javascript=True):
+    """Open a figure from its folder on disk; `errors` and `asked` hold faults and requests."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        has_touch=touch,
+        java_script_enabled=javascript,
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.errors, page.asked = [], []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto((site / f"{name}.html").as_uri() + address)
+    if javascript:
+        page.wait_for_function("document.querySelector('figure.live')?.live")
+    return page
+
+
+def asked_to_draw(page, text):
+    """Wait until the figure shows a text."""
+    page.wait_for_function(
+        "(t) => document.querySelector('figure.live').live.get().text === t", arg=text
+    )
