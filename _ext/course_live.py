@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
+from tools import live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
 ENGINE = ("live", "tokenizer", "wordpiece", "gpt2", "sampling", "engine", "shell")
@@ -205,6 +206,8 @@ def stored(name: str) -> dict[str, Any]:
 
 def figure(name: str) -> str:
     """Return the figure of an element, as it stands without JavaScript and on paper."""
+    if name == "train":
+        return live_train.figure()
     still = f'<div class="live-still">{STILLS[name](stored(name))}</div>'
     caption = f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption>"
     opening = f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored">'
@@ -218,8 +221,14 @@ def bring_to_life(app, pagename, templatename, context, doctree):
     if not names:
         return
     context["body"] = HERE.sub(lambda found: figure(found[1]), body)
-    app.add_css_file("live/live.css")
-    files = [*ENGINE, "assets"]
+    training = "train" in names  # it has a model of its own and none of the others' engine
+    files = ["train/train", "train/start"] if training else []
+    if training:
+        names.remove("train")
+        app.add_css_file("live/train/train.css")
+    if names:
+        app.add_css_file("live/live.css")
+        files += [*ENGINE, "assets"]
     for name in names:
         files += [f"stored/{name}", f"elements/{name}"]
     for number, file in enumerate(files):
@@ -235,6 +244,7 @@ def write_site(live: Path, target: Path) -> None:
         text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
         path = target / "stored" / f"{name}.js"
         path.write_text(f"live.stored.{name} = {text};\n", encoding="utf-8")
+    live_train.write_files(target / "train")
 
 
 def write_files(app, exception):

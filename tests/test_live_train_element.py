@@ -54,7 +54,7 @@ def test_the_first_paint_is_the_stored_run_and_small(visit, folder):
     assert found["step"] == stored["steps"] and found["val_loss"] == last["valLoss"]
     assert page.locator(".live-sample:visible").inner_text().strip() == last["sample"].strip()
     assert page.evaluate("globalThis.courseTraining") is None  # nothing big before it is asked for
-    asked = ("train.js", "train.css", "train-data.js", "train.html")
+    asked = ("train.js", "train.css", "start.js", "train.html")
     assert sum((folder / name).stat().st_size for name in asked) < 60_000
     assert last["valLoss"] < live_train.lines()[1]["loss"]  # the stored run passes the trigram
 

@@ -34,6 +34,9 @@ CAPTION = (
     "A character transformer learns Shakespeare. It begins with random weights, and every loss is "
     "measured on a play that it never reads. The dashed lines are models that only count."
 )
+#: Beside the page's own address lies the text that is loaded on request.
+START = """data.onRequest.url = new URL(data.onRequest.url, document.currentScript.src).href;
+courseLive.train(document.querySelector("figure.live[data-live=train]"), data);"""
 RECORD = """async ([engine, text, steps]) => {
   const source = engine.replace(/^export /gm, "");
   const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
@@ -110,27 +113,36 @@ def figure() -> str:
     )
 
 
-def write_page(folder: Path, theme: str = "light") -> Path:
-    """Write the element alone, with all that it needs, into ``folder``; return the page."""
+def write_files(folder: Path) -> None:
+    """Write what a page with the element needs into ``folder``: train.css, train.js, start.js.
+
+    The page has the :func:`figure` and loads train.js, then start.js, with ``defer``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "train.css": style(),
         "train.js": script(),
         "train-text.js": text_script(),
-        "train-data.js": f"globalThis.trainData = {json.dumps(data('train-text.js'))};\n",
-        "train.html": (
-            f'<!doctype html>\n<html lang="en" data-theme="{theme}">\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            "<title>Train</title>\n<link rel=stylesheet href=train.css>\n"
-            "<style>body { margin: 0.5rem auto; max-width: 62rem; font: 16px system-ui; }\n"
-            "html[data-theme=dark] { color-scheme: dark; background: #14181e; }</style>\n"
-            f"{figure()}<script src=train.js></script><script src=train-data.js></script>\n"
-            "<script>courseLive.train(document.querySelector('figure.live'), trainData)</script>\n"
-        ),
+        "start.js": f"{{ const data = {json.dumps(data('train-text.js'))};\n{START} }}\n",
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
-    return folder / "train.html"
+
+
+def write_page(folder: Path, theme: str = "light") -> Path:
+    """Write the element alone, with all that it needs, into ``folder``; return the page."""
+    write_files(folder)
+    page = folder / "train.html"
+    page.write_text(
+        f'<!doctype html>\n<html lang="en" data-theme="{theme}">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<title>Train</title>\n<link rel=stylesheet href=train.css>\n"
+        "<style>body { margin: 0.5rem auto; max-width: 62rem; font: 16px system-ui; }\n"
+        "html[data-theme=dark] { color-scheme: dark; background: #14181e; }</style>\n"
+        f"{figure()}<script defer src=train.js></script><script defer src=start.js></script>\n",
+        encoding="utf-8",
+    )
+    return page
 
 
 def record(page: Page, steps: int) -> dict[str, object]:
