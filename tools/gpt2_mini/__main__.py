@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from course_commands import terminal
-from tools.gpt2_mini import addresses, publish, train
+from tools.gpt2_mini import addresses, bar, publish, train
 from tools.gpt2_mini.teacher import Teacher, save
 
 FOLDER = Path("checkpoints/gpt2-mini")
@@ -16,39 +16,46 @@ FOLDER = Path("checkpoints/gpt2-mini")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.gpt2_mini", description=__doc__)
-    parser.add_argument("step", choices=("write", "read", "train", "publish"))
+    parser.add_argument("step", choices=("write", "read", "train", "measure", "publish"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is kept")
     parser.add_argument("--minutes", type=float, default=60, help="time for this step")
     parser.add_argument("--batch-size", type=int, default=384, help="texts written at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round of requests")
     parser.add_argument("--longest", type=int, default=180, help="tokens of the longest text")
-    parser.add_argument("--steps", type=int, default=6000, help="steps of training in all")
-    parser.add_argument("--decay", type=int, default=1000, help="the last of them, on the way down")
+    parser.add_argument("--decay", type=float, default=15, help="minutes of it on the way down")
+    parser.add_argument("--full", type=float, default=4, help="minutes with all tokens, at the end")
     parser.add_argument("--start", type=Path, help="published weights to go on from")
     parser.add_argument("--eval-every", type=int, default=100, help="steps between evaluations")
-    parser.add_argument("--target", type=Path, default=Path("data/gpt2-mini"), help="of publish")
+    parser.add_argument(
+        "--target",
+        type=Path,
+        default=Path("data/gpt2-mini"),
+        help="of publish, and what to measure",
+    )
+    parser.add_argument(
+        "--beside",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether SmolLM2 sits the exam of publish too",
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.step == "write":
-        write(options.folder, options.minutes, options.batch_size, options.longest)
+        write(options.folder, options.minutes, options.batch_size, options.longest, options.seed)
     elif options.step == "read":
         addresses.read(options.folder)
     elif options.step == "train":
-        train.train(
-            options.folder,
-            options.steps,
-            options.decay,
-            options.minutes,
-            options.eval_every,
-            options.start,
-        )
+        plan = (options.minutes, options.decay, options.full, options.eval_every, options.start)
+        train.train(options.folder, train.Plan(*plan))
+    elif options.step == "measure":
+        measure(options.target)
     else:
-        publish.publish(options.folder, options.target)
+        publish.publish(options.folder, options.target, options.beside)
 
 
-def write(folder: Path, minutes: float, batch_size: int, longest: int) -> None:
+def write(folder: Path, minutes: float, batch_size: int, longest: int, seed: int) -> None:
     """Let the teacher write for ``minutes``; go on with the batch after the last one written."""
     teacher, started, n = Teacher(), time.perf_counter(), 0
-    seed = 0
     while True:
         for number, (prompts, begins) in enumerate(teacher.batches(batch_size, seed)):
             name = f"texts-{seed}-{number:04d}.npz"
@@ -66,6 +73,13 @@ def write(folder: Path, minutes: float, batch_size: int, longest: int) -> None:
             if seconds > 60 * minutes:
                 return
         seed += 1
+
+
+def measure(target: Path) -> None:
+    """Print what the model in ``target`` reaches of the bar."""
+    for result in bar.examine(publish.subject(target)):
+        sign = "+" if result.met() else "-"
+        print(f"{sign} {result.what}: {result.shown()}  {result.note}", flush=True)
 
 
 if __name__ == "__main__":
