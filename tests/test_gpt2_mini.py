@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import pretrained
 from course_utils.weights import from_transformers
-from tools.gpt2_mini import bar, drills, exam, facts, head, mix, prompts, publish, train
+from tools.gpt2_mini import bar, drills, exam, facts, head, mix, prompts, publish, remember, train
 from tools.gpt2_mini.publish import trigram_probabilities
 from tools.gpt2_mini.teacher import END, Teacher
 
@@ -266,6 +266,20 @@ def test_the_published_model_sits_the_exam(mini):
 @pytest.fixture(scope="module")
 def teacher():
     return Teacher()
+
+
+def test_the_student_remembers_what_it_would_write(mini):
+    lessons = remember.write(from_transformers(mini[0]), torch.Generator().manual_seed(0), rows=4)
+    assert len(lessons) > 2
+    lesson = lessons[0]
+    assert lesson.ids[0] == END
+    with torch.no_grad():
+        p = mini[0](torch.tensor(lesson.ids.astype(int))[None]).logits[0, :-1].softmax(-1)
+    assert (lesson.expected[1:, 0] == p.argmax(-1).numpy()).mean() > 0.98
+    kept = lesson.share[1:].astype(float)
+    np.testing.assert_allclose(kept.sum(-1), 1, atol=5e-3)
+    ratio = p.topk(2).values
+    np.testing.assert_allclose(kept[:, 1] / kept[:, 0], ratio[:, 1] / ratio[:, 0], atol=0.02)
 
 
 def test_a_lesson_is_the_text_with_what_the_teacher_expected(teacher):

@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 
 from course_commands import terminal
-from tools.gpt2_mini import addresses, bar, publish, train
+from tools.gpt2_mini import addresses, bar, publish, remember, train
 from tools.gpt2_mini.teacher import Teacher, save
 
+STEPS = ("write", "read", "remember", "train", "measure", "publish")
 FOLDER = Path("checkpoints/gpt2-mini")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.gpt2_mini", description=__doc__)
-    parser.add_argument("step", choices=("write", "read", "train", "measure", "publish"))
+    parser.add_argument("step", choices=STEPS)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is kept")
     parser.add_argument("--minutes", type=float, default=60, help="time for this step")
     parser.add_argument("--batch-size", type=int, default=384, help="texts written at once")
@@ -24,13 +25,14 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=180, help="tokens of the longest text")
     parser.add_argument("--decay", type=float, default=15, help="minutes of it on the way down")
     parser.add_argument("--full", type=float, default=4, help="minutes with all tokens, at the end")
+    parser.add_argument("--rate", type=float, default=1, help="share of the recipe's learning rate")
     parser.add_argument("--start", type=Path, help="published weights to go on from")
     parser.add_argument("--eval-every", type=int, default=100, help="steps between evaluations")
     parser.add_argument(
         "--target",
         type=Path,
         default=Path("data/gpt2-mini"),
-        help="of publish, and what to measure",
+        help="the published model",
     )
     parser.add_argument(
         "--beside",
@@ -44,9 +46,12 @@ def main() -> None:
         write(options.folder, options.minutes, options.batch_size, options.longest, options.seed)
     elif options.step == "read":
         addresses.read(options.folder)
+    elif options.step == "remember":
+        remember.remember(options.folder, options.target, options.minutes)
     elif options.step == "train":
-        plan = (options.minutes, options.decay, options.full, options.eval_every, options.start)
-        train.train(options.folder, train.Plan(*plan))
+        names = ("minutes", "decay", "full", "rate", "eval_every", "start")
+        plan = train.Plan(**{name: getattr(options, name) for name in names})
+        train.train(options.folder, plan)
     elif options.step == "measure":
         measure(options.target)
     else:

@@ -237,7 +237,7 @@ def written(subject: Subject) -> list[Result]:
     loops = [goes_round(text[len(prompt) :]) for prompt, text in zip(prompts, texts, strict=True)]
     generator = torch.Generator().manual_seed(0)
     options = {"temperature": 0.8, "top_p": 0.95, "generator": generator}
-    drawn = generate(subject.model, prompts * 3, 60, stop=[subject.end], **options)
+    drawn = generate(subject.model, prompts * 2, 60, stop=[subject.end], **options)
     shares = []
     for row in drawn:
         words = re.findall(r"(?<![\w'-])[a-z]{2,}(?![\w'-])", subject.tokenizer.decode(row))
@@ -321,7 +321,7 @@ def switched_off(part: nn.Module, head: slice | None = None) -> Iterator[None]:
 def heads(subject: Subject) -> list[Result]:
     """How many heads are missed: the loss without one changes by over two standard errors."""
     rows = [subject.encode(text)[:128] for text in pieces()]
-    ids = torch.tensor([row for row in rows if len(row) == 128][:16])  # (B, 128)
+    ids = torch.tensor([row for row in rows if len(row) == 128][:8])  # (B, 128)
 
     def losses() -> Tensor:
         logits = subject.model(ids)[0][:, :-1].float()

@@ -17,12 +17,13 @@ from tools.gpt2_mini.teacher import END
 #: A part of the corpus: arrays "ids", "expected" and "share", see :class:`.teacher.Lesson`.
 Lessons = dict[str, np.ndarray]
 LONG, SHORT = 256, 64  # tokens of a window
-BATCH = {"texts": 9, "addresses": 3}  # long windows
+BATCH = {"texts": 4, "own": 6, "addresses": 2}  # long windows
 COPIES = 0.75  # long windows of random tokens that come twice, on average
 FACTS, DRILLS = 5, 2  # short windows
 WORTH = {"copies": 0.7, "facts": 3.0, "drills": 2.0}  # of what counts there; of prose 1
-TRUST = 0.75  # weight of what the teacher expected; the rest is on the token that came
-N_COMMON = 8_000  # tokens among which the softmax is taken until the last minutes
+#: Weight of what the teacher expected; the rest is on the token that came.
+TRUST = {"texts": 0.75, "own": 1.0, "addresses": 0.75}
+N_COMMON = 12_000  # tokens among which the softmax is taken until the last minutes
 TWICE = ("day", "month", "number", "sound")  # kinds of facts that are few, and told twice as often
 
 
@@ -104,8 +105,8 @@ class Mix:
         after = (at + 1).reshape(-1)
         came = lessons["ids"][after, None]
         tokens = np.concatenate([lessons["expected"][after], came], axis=1).astype(np.int64)
-        trust = TRUST * lessons["share"][after].astype(np.float32)
-        rest = np.full((len(after), 1), 1 - TRUST, np.float32)
+        trust = TRUST[name] * lessons["share"][after].astype(np.float32)
+        rest = np.full((len(after), 1), 1 - TRUST[name], np.float32)
         return Batch(
             torch.from_numpy(lessons["ids"][at].astype(np.int64)),
             torch.from_numpy(tokens),
@@ -177,13 +178,16 @@ def among(batch: Batch, place: Tensor) -> Batch:
 def corpus(folder: Path) -> tuple[dict[str, Lessons], dict[str, np.ndarray]]:
     """Return the lessons to train on, behind each other, and the ids held out, each by its source.
 
-    Of the teacher's texts each 25th batch is held out, of the addresses those of each tenth year.
+    Of the teacher's texts each 25th batch is held out, of the addresses those of each tenth year,
+    of the student's own texts nothing.
     """
     files = {"texts": sorted(folder.glob("texts-*.npz")), "addresses": []}
     out = {"texts": [file for file in files["texts"] if int(file.stem[-4:]) % 25 == 0]}
     if (folder / "addresses.npz").is_file():
         files["addresses"] = [folder / "addresses.npz"]
         out["addresses"] = [folder / "addresses-held-out.npz"]
+    if own := sorted(folder.glob("own-*.npz")):
+        files["own"], out["own"] = own, own[:0]
     corpora = {}
     for name, held_out in out.items():
         parts = [np.load(file) for file in files[name] if file not in held_out]
@@ -191,4 +195,5 @@ def corpus(folder: Path) -> tuple[dict[str, Lessons], dict[str, np.ndarray]]:
     return corpora, {
         name: np.concatenate([np.load(file)["ids"] for file in held_out])
         for name, held_out in out.items()
+        if held_out
     }

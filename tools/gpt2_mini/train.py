@@ -36,7 +36,7 @@ CONFIG = GPTConfig(
     tied=True,
     mlp="gelu",  # within 0.0005 of GPT-2's tanh form, and several times faster on a CPU
 )
-WARMUP = 100  # steps
+WARMUP = 50  # steps
 HEADS_OFF = 0.1  # share of the heads of block 0 that are off, so that none does all of the work
 
 
@@ -48,6 +48,7 @@ class Plan:
         minutes: all of it.
         decay: the last of them, in which the learning rate falls to zero.
         full: the last of these, with the softmax over all tokens.
+        rate: the highest learning rates, as a share of the recipe's.
         eval_every: steps between evaluations, which also write the checkpoint.
         start: published weights to begin with.
     """
@@ -55,6 +56,7 @@ class Plan:
     minutes: float
     decay: float
     full: float
+    rate: float
     eval_every: int
     start: Path | None
 
@@ -118,14 +120,14 @@ def train(folder: Path, plan: Plan) -> None:
             full = True
             settle(run.model, mix)
         rate = min(1.0, (run.step - first + 1) / WARMUP, (plan.minutes - passed) / plan.decay)
-        set_learning_rate(run.optimizers, rate)
+        set_learning_rate(run.optimizers, plan.rate * rate)
         batches = mix.draw(run.generator)
         loss = step(run, batches, None if full else mix.common, place)
         smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
         passed = (time.perf_counter() - started) / 60
         run.minutes = before + passed
         if run.step % plan.eval_every == 0 or passed >= plan.minutes:
-            row = {"step": run.step, "train": smooth, "rate": rate}
+            row = {"step": run.step, "train": smooth, "rate": plan.rate * rate}
             row |= {name: _loss(run.model, part) for name, part in windows.items()}
             run.log.append(row | {"minutes": run.minutes, "tokens": run.tokens})
             print(json.dumps({k: round(v, 4) for k, v in run.log[-1].items()}), flush=True)
