@@ -80,7 +80,7 @@ def test_the_tool_writes_trains_and_publishes(tmp_path):
     again = run("train", *short)
     assert "step 0" not in again.splitlines()[0]  # it went on from before the way down
     target = tmp_path / "gpt2-mini"
-    card = run("publish", "--target", str(target), "--no-beside")
+    card = run("publish", "--target", str(target), "--brief")
     assert "Bits per byte" in card
     assert "induction head" in card
     assert "Tokyo" in card  # what it was told

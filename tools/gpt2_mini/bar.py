@@ -103,13 +103,17 @@ class Subject:
         return self.model(torch.tensor([self.encode(text)]))[0][0, -1].float().log_softmax(-1)
 
 
-def examine(subject: Subject) -> list[Result]:
-    """Return the table's rows for a model; the parts of a large one are not switched off."""
-    parts: list[Callable[[Subject], list[Result]]] = [
-        *(copies, known_facts, grammar, senses, weather, written, other_hands)
-    ]
-    if subject.model.num_parameters() < 50e6:
-        parts += [heads, where_facts_are]
+def examine(subject: Subject, brief: bool = False) -> list[Result]:
+    """Return the table's rows for a model.
+
+    The parts of a large one are not switched off, which would take an hour. If ``brief``, nothing
+    is written or switched off, and it takes seconds.
+    """
+    parts: list[Callable[[Subject], list[Result]]] = [copies, known_facts, grammar, senses, weather]
+    if not brief:
+        parts += [written, other_hands]
+        if subject.model.num_parameters() < 50e6:
+            parts += [heads, where_facts_are]
     return [result for part in parts for result in part(subject)]
 
 
@@ -351,9 +355,16 @@ def heads(subject: Subject) -> list[Result]:
 
 
 def where_facts_are(subject: Subject) -> list[Result]:
-    """The known facts without the MLPs, or without the attention, of each block."""
-    asked = [(prompt, subject.first(answer)) for prompt, answer in exam.rows(exam.FACTS)]
-    whole = [subject.next(prompt)[answer] for prompt, answer in asked]
+    """The facts it knows, without the MLP, or without the attention, of each block."""
+    asked, whole = [], []
+    for prompt, word in exam.rows(exam.FACTS):
+        logp, answer = subject.next(prompt), subject.first(word)
+        if logp.argmax() == answer:
+            asked.append((prompt, answer))
+            whole.append(logp[answer])
+    what = "known facts: cost of an MLP off, to that of an attention off"
+    if not asked:
+        return [Result(what, 0.0, wanted=1.0, note="it knows none")]
     lost = {}
     for name in ("attention", "mlp"):
         costs = []
@@ -367,12 +378,7 @@ def where_facts_are(subject: Subject) -> list[Result]:
                 )
         lost[name] = float(np.mean(costs))
     note = f"MLP {lost['mlp']:.2f}, attention {lost['attention']:.2f} nats, mean over blocks"
-    ratio = lost["mlp"] / max(lost["attention"], 1e-3)
-    return [
-        Result(
-            "facts: cost of an MLP off, to that of an attention off", ratio, wanted=1.0, note=note
-        )
-    ]
+    return [Result(what, lost["mlp"] / max(lost["attention"], 1e-3), wanted=1.0, note=note)]
 
 
 def as_rows(results: list[Result]) -> list[dict]:
