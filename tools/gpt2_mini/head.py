@@ -9,6 +9,8 @@ from course_utils.bpe import from_symbols
 from course_utils.device import fast_dtype
 from tools.gpt2_mini.teacher import END
 
+ALONG = 0.6  # cosine with the common direction from which on a row has learned nothing else
+
 
 class SoftCrossEntropy(torch.autograd.Function):
     """Cross-entropy of softmax(x Wᵀ) to targets that share out the probability among few tokens.
@@ -68,15 +70,18 @@ def transferred_embedding(n_embd: int) -> Tensor:
         if ids:
             row.copy_(theirs[ids].mean(0))
     rows = rows - rows.mean(0)
-    _, _, directions = torch.linalg.svd(rows, full_matrices=False)
-    rows = rows @ directions[:n_embd].T  # (V, n_embd)
+    _, directions = torch.linalg.eigh(rows.T @ rows)  # (C', C'), the strongest last
+    rows = rows @ directions.flip(-1)[:, :n_embd]  # (V, n_embd)
     return rows * (0.02 / rows.std())
 
 
 def settled_rows(
     weight: Tensor, trained: Tensor, first: Tensor, hidden: Tensor, leak: float = 0.01
 ) -> Tensor:
-    """Return the table ``(V, C)`` with new rows for the tokens that were in no softmax.
+    """Return the table ``(V, C)`` with new rows for the tokens that have learned nothing.
+
+    They are those not in ``trained`` whose rows are short, or lie along one direction, to which a
+    softmax drives all that never come.
 
     Such a row begins as its row in ``first``, turned as the trained rows have turned on the whole
     (by the orthogonal matrix that maps their first values best to what they are now; Schönemann,
@@ -94,6 +99,9 @@ def settled_rows(
     """
     others = torch.ones(len(weight), dtype=torch.bool).index_fill_(0, trained, False)
     known = weight[trained]
+    along = F.cosine_similarity(weight, weight[others].mean(0, keepdim=True), dim=-1)  # (V,)
+    short = weight.norm(dim=-1) < known.norm(dim=-1).mean() / 2
+    others &= short | (along > ALONG)
     centre = first[trained].mean(0)
     u, _, v = torch.linalg.svd((first[trained] - centre).T @ (known - known.mean(0)))
     own = F.normalize((first[others] - centre) @ u @ v, dim=-1)  # (n', C)

@@ -60,7 +60,9 @@ class Mix:
         by_count = np.argsort(-counts, kind="stable")
         self.frequent = by_count[: min(3_000, int((counts > 0).sum()))]
         seen = by_count[:N_COMMON][counts[by_count[:N_COMMON]] > 0]
-        self.common = torch.from_numpy(np.union1d(seen, self._needed()))
+        known = [part["expected"].ravel() for name, part in corpora.items() if name == "own"]
+        known = np.concatenate([seen, self._needed(), *known]).astype(np.int64)
+        self.common = torch.from_numpy(np.unique(known))
         self.encode = lru_cache(100_000)(self._encode)
 
     def _needed(self) -> np.ndarray:
