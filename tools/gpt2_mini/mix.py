@@ -60,9 +60,9 @@ class Mix:
         by_count = np.argsort(-counts, kind="stable")
         self.frequent = by_count[: min(3_000, int((counts > 0).sum()))]
         seen = by_count[:N_COMMON][counts[by_count[:N_COMMON]] > 0]
-        known = [part["expected"].ravel() for name, part in corpora.items() if name == "own"]
-        known = np.concatenate([seen, self._needed(), *known]).astype(np.int64)
-        self.common = torch.from_numpy(np.unique(known))
+        own = [part["expected"].ravel() for name, part in corpora.items() if name == "own"]
+        known = np.concatenate([seen, self._needed(), *own])
+        self.common = torch.from_numpy(np.unique(known).astype(np.int64))
         self.encode = lru_cache(100_000)(self._encode)
 
     def _needed(self) -> np.ndarray:
