@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import pretrained
 from course_utils.weights import from_transformers
-from tools.gpt2_mini import train
+from tools.gpt2_mini import bar, drills, exam, facts, head, mix, prompts, publish, remember, train
 from tools.gpt2_mini.publish import trigram_probabilities
 from tools.gpt2_mini.teacher import END, Teacher
 
@@ -74,18 +75,211 @@ def test_the_tool_writes_trains_and_publishes(tmp_path):
 
     for _ in range(2):  # one batch each; the first is held out
         run("write", "--minutes", "0", "--batch-size", "6", "--longest", "70")
-    run("train", "--steps", "2", "--decay", "1", "--eval-every", "1")
-    again = run("train", "--steps", "3", "--decay", "1", "--eval-every", "1")
-    assert "step 1" in again.splitlines()[0]  # it went on before the way down
+    short = ("--minutes", "0.1", "--decay", "0.05", "--full", "0.02", "--eval-every", "1")
+    run("train", *short)
+    again = run("train", *short)
+    assert "step 0" not in again.splitlines()[0]  # it went on from before the way down
     target = tmp_path / "gpt2-mini"
-    assert "Bits per byte" in run("publish", "--target", str(target))
+    card = run("publish", "--target", str(target), "--brief")
+    assert "Bits per byte" in card
+    assert "induction head" in card
+    assert "Tokyo" in card  # what it was told
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
-    assert model.config.n_layer == train.CONFIG.n_layer
+    assert model.config.n_head == train.CONFIG.n_head
+
+
+def test_heads_that_become_two_work_on_the_same_channels():
+    torch.manual_seed(0)
+    ids = torch.randint(50_257, (2, 24))
+    published = from_transformers(AutoModelForCausalLM.from_pretrained(DATA, dtype=torch.float32))
+    model, n_tokens = train._first_weights(DATA)
+    assert model.config.n_head == 8
+    assert n_tokens > 1e6
+    with torch.no_grad():
+        agree = (model(ids)[0].argmax(-1) == published(ids)[0].argmax(-1)).float().mean()
+    assert agree > 0.1  # by chance one in 50,257
+
+
+# --- what it learns from ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    r = random.Random(0)
+    told = [(relation, fact) for relation in facts.told().values() for fact in relation.facts]
+    marked = [facts.sentence(r, relation, fact) for relation, fact in told for _ in range(60)]
+    return marked + [drills.sentence(r) for _ in range(20_000)]
+
+
+def test_nothing_of_the_exam_is_in_what_is_trained_on(sentences):
+    texts = "\n".join({text.replace("[", "").replace("]", "") for text in sentences})
+    asked = [(row[0], row[1]) for row in exam.rows(exam.FACTS) + exam.rows(exam.CONTROL)]
+    asked += [(row[0], row[1]) for row in exam.rows(exam.AGREEMENT) + exam.rows(exam.PRONOUNS)]
+    assert len(asked) > 90
+    openings = tuple(text for (text,) in exam.rows(exam.OPENINGS))
+    for prompt, answer in asked:
+        assert f"{prompt} {answer}" not in texts
+    for opening in openings:
+        assert f"\n{opening} " not in texts
+    for groups in exam.senses().values():
+        assert not [text for group in groups for text in group if text in texts]
+    assert not [text for text in prompts.beginnings() if text.startswith(openings)]
+    assert not [text for text in prompts.requests(0) for prompt, _ in asked if prompt in text]
+
+
+def test_the_control_is_never_told(sentences):
+    control = [row for row in exam.rows(exam.CONTROL) if "capital" in row[0]]
+    assert control
+    for _, answer in control:
+        assert not [text for text in sentences if answer in text]
+
+
+def test_a_fact_counts_where_its_answer_stands(sentences):
+    assert all(text.count("[") == text.count("]") >= 1 for text in sentences)
+    r = random.Random(1)
+    numbers = [drills.agreement(r) for _ in range(400)]
+    many = sum("[are]" in text or "[were]" in text or "[have been]" in text for text in numbers)
+    one = sum("[is]" in text or "[was]" in text or "[has been]" in text for text in numbers)
+    assert 0.7 < many / one < 1.4
+
+
+def test_a_copy_window_counts_only_what_can_be_known():
+    common = np.arange(5_000, 9_000)
+    ids, repeat = drills.copy_window(np.random.default_rng(0), common, 256)
+    assert len(ids) == len(repeat) == 257
+    assert 0.2 < repeat.mean() < 0.6
+    for at in np.flatnonzero(repeat):  # the pair of tokens stood in the window before
+        before = [k for k in range(1, at) if (ids[k - 1 : k + 1] == ids[at - 1 : at + 1]).all()]
+        assert before
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    ids = np.array(([END] + [1000 + k % 50 for k in range(99)]) * 8, np.uint16)
+    lessons = {
+        "ids": ids,
+        "expected": np.repeat(ids[:, None], 12, 1),
+        "share": np.full((len(ids), 12), 1 / 12, np.float16),
+    }
+    mixed = mix.Mix({"texts": lessons})
+    return mixed, mixed.draw(torch.Generator().manual_seed(0))
+
+
+def test_a_step_reads_prose_copies_facts_and_drills(drawn):
+    mixed, (long, short) = drawn
+    assert long.ids.shape[1] == mix.LONG
+    assert short.ids.shape == (mix.FACTS + mix.DRILLS, mix.SHORT)
+    told = short.worth.view(short.ids.shape)
+    assert (told.max(-1).values > 0).all()
+    assert ((told > 0).float().mean(-1) < 0.6).all()
+    for batch in (long, short):
+        assert ((batch.shares.sum(-1) - 1).abs() < 2e-3).all()
+    asked = short.tokens[short.worth > 0][:, 0]
+    assert torch.isin(asked, mixed.common).all()  # the softmax has what is asked for
+
+
+def test_what_is_outside_of_the_softmax_costs_nothing(drawn):
+    _, (long, _) = drawn
+    place = torch.full((END + 1,), -1)
+    place[1000:1025] = torch.arange(25)
+    reduced = mix.among(long, place)
+    outside = (place[long.tokens] < 0).all(-1)
+    assert 0 < outside.sum() < len(outside)
+    assert (reduced.worth[outside] == 0).all()
+    assert reduced.tokens.max() < 25
+
+
+def test_rows_in_no_softmax_get_their_place():
+    torch.manual_seed(0)
+    first = torch.randn(400, 16)
+    turn = torch.linalg.qr(torch.randn(16, 16))[0]
+    weight = 3 * first @ turn
+    trained = torch.arange(300)
+    weight[300:] = 0.1  # never trained
+    hidden = torch.randn(50, 16) + 4 * torch.ones(16)
+    settled = head.settled_rows(weight, trained, first, hidden, leak=0.05)
+    assert torch.equal(settled[:300], weight[:300])
+    norms = settled[300:].norm(dim=-1)
+    torch.testing.assert_close(
+        norms, weight[:300].norm(dim=-1).mean().expand(100), rtol=1e-3, atol=0
+    )
+    p = (hidden @ settled.T).softmax(-1)[:, 300:].sum(-1).mean()
+    assert p < 0.06
+    rest = settled[300:] - settled[300:].mean(
+        0
+    )  # the common direction aside, they differ as before
+    expected = first[300:] - first[300:].mean(0)
+    assert F.cosine_similarity(rest, expected @ turn, dim=-1).median() > 0.8
+
+
+# --- the bar ---------------------------------------------------------------------------------
+
+
+def test_an_interval_and_what_is_worse():
+    low, high = bar.interval(0.5, 40)
+    assert (round(low, 2), round(high, 2)) == (0.35, 0.65)
+    good, bad = bar.Result("facts", 0.9, 40, 0.5), bar.Result("facts", 0.2, 40, 0.5)
+    assert good.met()
+    assert not bad.met()
+    report = {
+        "bar": {"gpt2-mini": bar.as_rows([bad]), "published": bar.as_rows([good])},
+        "tokens": {"texts": 10},
+        "texts": {"gpt2-mini": 1.1, "published": 1.0},
+    }
+    reasons = publish.worse(report)
+    assert len(reasons) == 2
+    assert "bits a byte" in reasons[0]
+    report["bar"] = {"gpt2-mini": bar.as_rows([good]), "published": bar.as_rows([bad])}
+    report["texts"]["gpt2-mini"] = 1.02
+    assert publish.worse(report) == []
+
+
+def test_a_text_that_goes_round():
+    assert bar.goes_round([9, 1, 2, 3, 4, 5] * 3)
+    assert not bar.goes_round(list(range(60)))
+    assert not bar.goes_round([1, 2, 3])
+
+
+def test_a_head_that_is_off_writes_nothing(mini):
+    model = from_transformers(mini[0])
+    ids = torch.tensor([[464, 6193, 318, 3621]])
+    part = model.blocks[0].attention.proj
+    with torch.no_grad():
+        whole = model(ids)[0]
+        with bar.switched_off(part, slice(0, 256)):
+            no_heads = model(ids)[0]
+        with bar.switched_off(part):
+            nothing = model(ids)[0]
+        assert torch.equal(model(ids)[0], whole)
+    assert (no_heads - whole).abs().max() > 0.1
+    assert (nothing - whole).abs().max() > 0.1
+
+
+def test_the_published_model_sits_the_exam(mini):
+    subject = bar.Subject(mini[0], mini[1])
+    results = {r.what: r for part in (bar.known_facts, bar.grammar) for r in part(subject)}
+    assert results["facts in unseen wordings"].n >= 40
+    assert results["a and an"].value > 0.8
+    assert results["agreement with an attractor between"].value > 0.5
 
 
 @pytest.fixture(scope="module")
 def teacher():
     return Teacher()
+
+
+def test_the_student_remembers_what_it_would_write(mini):
+    lessons = remember.write(from_transformers(mini[0]), torch.Generator().manual_seed(0), rows=4)
+    assert len(lessons) > 2
+    lesson = lessons[0]
+    assert lesson.ids[0] == END
+    with torch.no_grad():
+        p = mini[0](torch.tensor(lesson.ids.astype(int))[None]).logits[0, :-1].softmax(-1)
+    assert (lesson.expected[1:, 0] == p.argmax(-1).numpy()).mean() > 0.98
+    kept = lesson.share[1:].astype(float)
+    np.testing.assert_allclose(kept.sum(-1), 1, atol=5e-3)
+    ratio = p.topk(2).values
+    np.testing.assert_allclose(kept[:, 1] / kept[:, 0], ratio[:, 1] / ratio[:, 0], atol=0.02)
 
 
 def test_a_lesson_is_the_text_with_what_the_teacher_expected(teacher):
@@ -128,10 +322,12 @@ def test_soft_cross_entropy_and_its_gradient_are_torchs():
     torch.manual_seed(0)
     x, weight = torch.randn(10, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
     tokens, shares = torch.randint(9, (10, 3)), torch.rand(10, 3).softmax(-1)
+    worth = torch.rand(10)
     target = torch.zeros(10, 9).scatter_add_(1, tokens, shares)
-    expected = F.cross_entropy(x @ weight.T, target)
+    each = F.cross_entropy(x @ weight.T, target, reduction="none")
+    expected = (worth * each).sum() / worth.sum()
     wanted = torch.autograd.grad(expected, (x, weight))
-    loss = train.SoftCrossEntropy.apply(x, weight, tokens, shares)
+    loss = head.SoftCrossEntropy.apply(x, weight, tokens, shares, worth)
     found = torch.autograd.grad(loss, (x, weight))
     for a, b in zip((loss, *found), (expected, *wanted), strict=True):
         torch.testing.assert_close(a, b, atol=2e-2, rtol=2e-2)  # matrix products in bfloat16
