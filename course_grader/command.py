@@ -43,12 +43,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Grade, and return the exit status: 1 if nothing could be graded, 130 after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in good order, as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end in good order
+        signal.signal(number, _stop)
     try:
         return grade(options)
     except (ValueError, RuntimeError, OSError, NoFence) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+_stopping: list[int] = []  # signals that came
+
+
+def _stop(number: int, frame: object) -> None:
+    # Python drops an exception that a signal raises while a process forks or an object is freed;
+    # `grade` looks at the list after each submission, so that no signal is lost.
+    _stopping.append(number)
+    raise KeyboardInterrupt
 
 
 def assignments() -> dict[str, Assignment]:
@@ -81,12 +92,15 @@ def grade(options: argparse.Namespace) -> int:
     everything = report.Class(found, results, skipped=skipped, seed=seed)
     everything.marks, everything.complaints = store.read_marks()
     stopped = False
+    _stopping.clear()
     try:
         for one, graded in _each(todo, seed, options) if todo else ():
             results[one.name] = graded
             if graded.status != "not graded":
                 store.keep(keys[one.name], graded)
             _say(len(results), len(found), one.name, graded)
+            if _stopping:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         stopped = True
     report.write(store, everything, options.format)

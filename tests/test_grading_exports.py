@@ -23,10 +23,13 @@ HOMEWORK = ROOT / "notebooks" / "homework"
 ASSIGNMENTS = command.assignments()
 
 
-def data(key, solved=True, extra=""):
+def data(key, solved=True, extra="", kind="markdown"):
     folder = HOMEWORK / "solved" if solved else HOMEWORK
     notebook = json.loads((folder / f"{ASSIGNMENTS[key].notebook}.ipynb").read_text())
-    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": extra})
+    cell = {"cell_type": kind, "metadata": {}, "source": extra}
+    notebook["cells"].append(
+        cell | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+    )
     return json.dumps(notebook).encode()
 
 
@@ -388,8 +391,9 @@ def test_near_copies_are_hinted_at_and_common_answers_are_not(tmp_path):
 def test_a_class_interrupted_three_times_loses_nothing(tmp_path):
     """Ctrl-C, an end by signal and one by kill -9; then only what is new is graded."""
     place, out = tmp_path / "class", tmp_path / "out" / "grades.csv"
-    unanswered = [data(key, solved=False) for key in ("hw1", "hw2", "hw4")]
-    lay_out({f"student{n:02}/hw.ipynb": HW4 if n % 9 == 0 else unanswered[n % 3] for n in range(24)}, place)  # fmt: skip
+    slow = {"extra": "import time\ntime.sleep(0.7)", "kind": "code"}  # time for the signal to come
+    unanswered = [data(key, solved=False, **slow) for key in ("hw1", "hw2", "hw4")]
+    lay_out({f"student{n:02}/hw.ipynb": data("hw4", **slow) if n % 9 == 0 else unanswered[n % 3] for n in range(24)}, place)  # fmt: skip
     run = [sys.executable, "-m", "course_utils", "grade", place, "--out", out, "--seed", "3"]
     kept = 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
