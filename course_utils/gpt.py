@@ -1,7 +1,9 @@
 """A GPT, to be read from top to bottom: attention, MLP, block, model.
 
-The defaults are GPT-2's parts; a config can ask for Llama's instead. Lines marked "may be skipped"
-serve Llama, padding or the cache, and GPT-2 computes the same without them. Three files can wait:
+The defaults are GPT-2's parts, but for the head, which GPT-2 shares with the embedding
+(``tied=True``); a config can ask for Llama's parts instead. A line marked "may be skipped" serves
+another design, padding, the cache or speed: GPT-2 computes the same without it. Lines that begin
+with ``inputs.check_`` only refuse wrong input in a sentence. Three files can wait:
 :mod:`~course_utils.positions` (rotary angles), :mod:`~course_utils.kv_cache` (what generation
 remembers) and :mod:`~course_utils.variants` (what other designs do differently).
 
@@ -27,7 +29,7 @@ from torch.nn import functional as F
 
 from course_utils import inputs, variants
 from course_utils.kv_cache import KVCache
-from course_utils.positions import rotary_table, rotate, token_positions
+from course_utils.positions import rotate, token_positions
 
 # --- attention -----------------------------------------------------------------------------------
 
@@ -35,7 +37,9 @@ from course_utils.positions import rotary_table, rotate, token_positions
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(query keyᵀ / √d_k): how much each query takes from each key.
 
-    Built by hand in chapter 5, "Attention, one step at a time".
+    A dot product sums ``d_k`` terms, so it varies by about √d_k. Undivided, the scores of a wide
+    head would lie so far apart that one key got nearly everything, and the softmax would pass on
+    hardly any gradient. Built by hand in chapter 5, "Attention, one step at a time".
 
     Args:
         query: ``(..., T_q, d_k)``.
@@ -49,8 +53,8 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     query = query / math.sqrt(query.shape[-1])  # cheaper than dividing the T_q * T_k scores
     scores = query @ key.transpose(-2, -1)  # (..., T_q, T_k)
     if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -math.inf)
-    elif mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)  # e to the minus infinity is 0
+    elif mask is not None:  # may be skipped: numbers instead of True and False
         scores = scores + mask
     return scores.softmax(dim=-1)
 
@@ -71,13 +75,15 @@ def causal_mask(
 ) -> Tensor:
     """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
 
-    Query ``i`` may look at keys up to its own position. With more keys than queries, the queries
-    are the last ones of the sequence, as in generation with a cache.
+    Query ``i`` may look at keys up to its own position: whoever sees the next token need not learn
+    to predict it. With more keys than queries, ``n_key``, the queries are the last ones of the
+    sequence, as in generation with a cache.
 
     Built by hand in chapter 5, "Masks: who may look at whom".
     """
-    n_key = n_query if n_key is None else n_key
-    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+    n_key = n_key or n_query
+    position = torch.arange(n_key, device=device)
+    return position <= position[n_key - n_query :, None]  # keys in columns, queries in rows
 
 
 def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
@@ -129,11 +135,11 @@ class MultiHeadAttention(nn.Module):
         qk_norm: bool = False,
     ):
         super().__init__()
-        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        n_kv_head = n_head if n_kv_head is None else n_kv_head  # GPT-2: as many as for queries
         inputs.check_heads(n_embd, n_head, n_kv_head)
         self.n_embd, self.d_k, self.group = n_embd, n_embd // n_head, n_head // n_kv_head
         self.causal, self.dropout, self.fused = causal, dropout, True
-        self.query_norm, self.key_norm = variants.qk_norms(self.d_k, qk_norm)
+        self.query_norm, self.key_norm = variants.qk_norms(self.d_k, qk_norm)  # may be skipped
         self.query = nn.Linear(n_embd, n_embd, bias=bias)
         self.key = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
         self.value = nn.Linear(n_embd, n_kv_head * self.d_k, bias=bias)
@@ -182,16 +188,22 @@ class MultiHeadAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Let each query take from the values it may see: ``(B, H, T_q, d_k)``, as ``q``."""
-        T_q, T_k = q.shape[2], k.shape[2]
+        if self.fused:  # may be skipped: the same numbers, faster
+            return self.attend_fused(q, k, v, mask)
+        if self.causal:  # no token may look ahead
+            mask = restrict(mask, causal_mask(q.shape[2], k.shape[2], q.device))
+        if self.group > 1:  # may be skipped: a copy of each key head for its group of query heads
+            k, v = (t.repeat_interleave(self.group, dim=1) for t in (k, v))
         dropout = self.dropout if self.training else 0.0
+        return scaled_dot_product_attention(q, k, v, mask, dropout)
+
+    def attend_fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Do the same with torch's kernel, which is fastest where it makes the causal mask."""
+        T_q, T_k, dropout = q.shape[2], k.shape[2], self.dropout if self.training else 0.0
         causal = self.causal and T_q > 1  # a single query is the last token: it may see everything
-        kernel_masks = bool(self.fused and causal and mask is None and T_q == T_k)  # is faster
+        kernel_masks = bool(causal and mask is None and T_q == T_k)
         if causal and not kernel_masks:
             mask = restrict(mask, causal_mask(T_q, T_k, q.device))
-        if not self.fused:
-            if self.group > 1:  # one copy of each key head for every query head of its group
-                k, v = (t.repeat_interleave(self.group, dim=1) for t in (k, v))
-            return scaled_dot_product_attention(q, k, v, mask, dropout)
         return F.scaled_dot_product_attention(
             q, k, v, mask, dropout, kernel_masks, enable_gqa=self.group > 1
         )
@@ -259,11 +271,12 @@ class GPTConfig:
 def make_norm(config: GPTConfig) -> nn.Module:
     """Return the norm that ``config`` asks for, ``(..., C)`` -> ``(..., C)``.
 
-    Both scale the channels of each position; layer norm also subtracts their mean. Built by hand
-    in chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al.,
-    2016, "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
+    Both bring the channels of each position to one size, so that a layer meets inputs of the same
+    size whatever the layers before it did; layer norm also subtracts their mean. Built by hand in
+    chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al., 2016,
+    "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
     """
-    if config.norm == "rms":
+    if config.norm == "rms":  # may be skipped: Llama
         return nn.RMSNorm(config.n_embd, config.norm_eps)
     return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
 
@@ -271,8 +284,10 @@ def make_norm(config: GPTConfig) -> nn.Module:
 class MLP(nn.Module):
     """The feed-forward network of a block, which works on each position by itself.
 
-    It widens the channels, applies a nonlinearity, and narrows them again. Built by hand in
-    chapter 6, "Step 9: the MLP", and for "swiglu" in chapter 9, "SwiGLU by hand".
+    Attention carries information from token to token; the MLP computes with what arrived. It
+    widens the channels, applies a nonlinearity (without one, the two matrices would be worth one),
+    and narrows them again. Built by hand in chapter 6, "Step 9: the MLP", and for "swiglu" in
+    chapter 9, "SwiGLU by hand".
 
     Args:
         n_embd: channels ``C`` in and out.
@@ -308,13 +323,17 @@ class MLP(nn.Module):
         hidden = self.fc(x)  # (..., n_hidden)
         if self.kind == "gelu_tanh":
             hidden = F.gelu(hidden, approximate="tanh")
-        else:  # may be skipped
+        else:  # may be skipped: other activations
             hidden = variants.ACTIVATIONS[self.kind](hidden)
         return self.proj(hidden)  # (..., C)
 
 
 class Block(nn.Module):
     """A decoder block: attention between the positions, then an MLP at each, both added to x.
+
+    Because they are added (a residual connection, He et al., 2016), the gradient of the loss
+    reaches every block undiminished, however many lie above it; because each norm stands before
+    its part and not on the sum, nothing stands in that gradient's way.
 
     Built by hand in chapter 8, "The model".
     """
@@ -376,7 +395,8 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
-        # With a norm after each part, the last block ends with one already.
+        # What the blocks added up grows from block to block; the head reads it at one size. (With
+        # norms after the parts, the last block ends with one already.)
         self.norm = make_norm(c) if c.norm_first else nn.Identity()
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         if c.tied:
@@ -390,7 +410,8 @@ class GPT(nn.Module):
         What a block adds to the residual stream comes out of its two ``proj`` layers; there are
         ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream keeps its
         size however deep the model is. The head starts near zero: the first guess is uniform. A
-        tied embedding is the head as well, so it starts near zero too. (GPT-2 draws all with 0.02.)
+        tied embedding is the head as well, so it starts near zero too. (GPT-2 does the same with
+        0.02 in place of √(1/n), whatever the width.)
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -434,7 +455,7 @@ class GPT(nn.Module):
         logits = self.lm_head(self.hidden_states(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
-        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))  # a sum over V tokens
         return logits, F.cross_entropy(exact.flatten(0, 1), targets.flatten().long())
 
     def hidden_states(
@@ -443,18 +464,15 @@ class GPT(nn.Module):
         """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
         inputs.check_batch(ids, cache, c, self.lm_head.weight.device)
-        # Without cache and padding: torch.arange(T), and no mask but the causal one.
-        positions, mask = token_positions(ids, n_past, n_pad)
+        positions, mask, rotary = torch.arange(ids.shape[1], device=ids.device), None, None  # (T,)
+        if cache or n_pad is not None:  # may be skipped: generation
+            positions, mask = token_positions(ids, n_past, n_pad)
 
-        x, rotary = self.token_embedding(ids), None  # (B, T, C)
-        if c.positions == "learned":  # GPT-2: a vector for each position
-            x = x + self.position_embedding(positions)  # (B, T, C) + (T, C) or (B, T, C)
-        elif c.positions == "rotary":  # may be skipped: Llama's blocks turn queries and keys
-            # Angles need float32: bfloat16 cannot tell position 257 from 258.
-            exact = positions.unsqueeze(-2).to(torch.promote_types(x.dtype, torch.float32))
-            rotary = rotary_table(exact, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
-        else:  # may be skipped
-            x, mask = variants.add_positions(c, x, positions, mask, n_past)
+        x = self.token_embedding(ids)  # (B, T, C)
+        if c.positions == "learned":
+            x = x + self.position_embedding(positions)  # (B, T, C) + (T, C)
+        else:  # may be skipped: four other ways to tell the model where a token stands
+            x, mask, rotary = variants.add_positions(c, x, positions, mask, n_past)
 
         x = self.dropout(x)
         caches: Sequence[KVCache | None] = cache or [None] * c.n_layer

@@ -32,11 +32,8 @@ def check_batch(ids: Tensor, cache: Sequence | None, config: Any, device: torch.
     """
     block_size, n_past = config.block_size, cache[0].length if cache else 0
     check_whole_numbers("ids", ids, device)
-    if ids.dim() != 2:
-        raise ValueError(
-            f"ids has shape {tuple(ids.shape)}; expected (batch, time). "
-            "For one sequence, write ids[None]."
-        )
+    wrong = f"ids has shape {tuple(ids.shape)}; expected (batch, time)."
+    check(ids.dim() == 2, f"{wrong} For one sequence, write ids[None].")
     if not 1 <= ids.shape[1] <= block_size - n_past:
         cached = f" after {n_past} in the cache" if n_past else ""
         advice = "Cut the sequence: ids[:, -block_size:]."
@@ -58,11 +55,9 @@ def check_targets(targets: Tensor, ids: Tensor, vocab_size: int, device: torch.d
     """Refuse ``targets`` unless there is one for each of ``ids``: the id that follows, or -100."""
     check_whole_numbers("ids", ids, device)
     check_whole_numbers("targets", targets, device)
-    if targets.shape != ids.shape:
-        raise ValueError(
-            f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected "
-            "the same: for each position the id that follows, -100 where there is none."
-        )
+    wrong = f"targets has shape {tuple(targets.shape)} and ids {tuple(ids.shape)}; expected the"
+    advice = "same: for each position the id that follows, -100 where there is none."
+    check(targets.shape == ids.shape, f"{wrong} {advice}")
     if values_are_at_hand(targets):
         check_ids(targets[targets != -100], vocab_size, "targets")
 
@@ -70,11 +65,8 @@ def check_targets(targets: Tensor, ids: Tensor, vocab_size: int, device: torch.d
 def check_padding(n_pad: Tensor, ids: Tensor) -> None:
     """Refuse ``n_pad`` unless it has one whole number for each row of ``ids``."""
     check_whole_numbers("n_pad", n_pad, ids.device)
-    if n_pad.shape != ids.shape[:1]:
-        raise ValueError(
-            f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of ids: "
-            f"({len(ids)},)."
-        )
+    wrong = f"n_pad has shape {tuple(n_pad.shape)}; expected one number for each row of ids:"
+    check(n_pad.shape == ids.shape[:1], f"{wrong} ({len(ids)},).")
 
 
 def check_whole_numbers(name: str, ids: Tensor, device: torch.device) -> None:

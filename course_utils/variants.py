@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils.inputs import check, check_heads
-from course_utils.positions import alibi_bias, check_rope_scaling, sinusoidal
+from course_utils.positions import alibi_bias, check_rope_scaling, rotary_table, sinusoidal
 
 # --- the MLP -------------------------------------------------------------------------------------
 
@@ -64,20 +64,36 @@ def check_config(config: Any) -> None:
 
 def add_positions(
     config: Any, x: Tensor, positions: Tensor, mask: Tensor | None, n_past: int
-) -> tuple[Tensor, Tensor | None]:
-    """Return ``x`` and ``mask`` with the positions that chapter 4 compares: sinusoidal or ALiBi.
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Tell a GPT where its tokens stand in another way than by a learned vector.
 
-    The sinusoidal encoding is added to ``x`` ``(B, T, C)``. ALiBi is added to the scores, so the
-    mask becomes numbers, ``(H, T, T_k)`` or ``(B, H, T, T_k)``. With "none", both stay as they are.
+    The sinusoidal encoding is added to the stream. Rotary angles go to every block, to turn its
+    queries and keys. ALiBi is added to the scores, so the mask becomes numbers. With "none", only
+    the causal mask tells. Chapter 4 compares them.
+
+    Args:
+        x: ``(B, T, C)``, the embedded tokens.
+        positions: ``(T,)`` or ``(B, T)``.
+        mask: of the padding, ``(B, 1, T, T_k)``, or None.
+        n_past: number of tokens in the cache.
+
+    Returns:
+        ``x``; the mask, for ALiBi ``(H, T, T_k)`` or ``(B, H, T, T_k)``; and the cosines and sines
+        of the rotary angles, or None.
     """
-    exact = torch.promote_types(x.dtype, torch.float32)  # for angles and distances
-    if config.positions == "sinusoidal":
-        x = x + sinusoidal(positions.to(exact), config.n_embd).to(x.dtype)
-    elif config.positions == "alibi":
+    c, rotary = config, None
+    # Angles and distances need float32: bfloat16 cannot tell position 257 from 258.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    if c.positions == "sinusoidal":
+        x = x + sinusoidal(positions.to(exact), c.n_embd).to(x.dtype)
+    elif c.positions == "rotary":
+        where = positions.unsqueeze(-2).to(exact)  # the same for every head
+        rotary = rotary_table(where, c.n_embd // c.n_head, c.rope_base, c.rope_scaling)
+    elif c.positions == "alibi":
         n_key = n_past + x.shape[1]
-        bias = alibi_bias(config.n_head, x.shape[1], n_key, x.device, exact).to(x.dtype)
+        bias = alibi_bias(c.n_head, x.shape[1], n_key, x.device, exact).to(x.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-    return x, mask
+    return x, mask, rotary
 
 
 def qk_norms(d_k: int, wanted: bool) -> list[nn.Module]:
