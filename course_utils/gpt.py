@@ -1,13 +1,14 @@
 """A GPT, to be read from top to bottom: attention, MLP, block, model.
 
-The defaults are GPT-2's parts, but for the head, which GPT-2 shares with the embedding
+The defaults are GPT-2's parts, except that GPT-2 shares its head with the embedding
 (``tied=True``); a config can ask for Llama's parts instead. A line marked "may be skipped" serves
 another design, padding, the cache or speed: GPT-2 computes the same without it. Lines that begin
-with ``inputs.check_`` only refuse wrong input in a sentence. Three files can wait:
+with ``inputs.check_`` only reject bad input, with an error that says what is wrong. Three files
+can wait:
 :mod:`~course_utils.positions` (rotary angles), :mod:`~course_utils.kv_cache` (what generation
 remembers) and :mod:`~course_utils.variants` (what other designs do differently).
 
-Shapes through the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
+Shapes throughout the course: ``B`` batch, ``T`` time (tokens), ``C`` channels (``n_embd``), ``H``
 heads (``n_head``), ``H_kv`` heads of keys and values, ``d_k`` channels of one head, ``V`` tokens
 in the vocabulary. There are ``T_q`` queries and ``T_k`` keys where the two numbers differ: in
 cross-attention, and where a cache holds the keys of earlier tokens.
@@ -37,9 +38,10 @@ from course_utils.positions import rotate, token_positions
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(query keyᵀ / √d_k): how much each query takes from each key.
 
-    A dot product sums ``d_k`` terms, so it varies by about √d_k. Undivided, the scores of a wide
-    head would lie so far apart that one key got nearly everything, and the softmax would pass on
-    hardly any gradient. Built by hand in chapter 5, "Attention, one step at a time".
+    A dot product sums ``d_k`` terms; if they are independent and of size 1, it varies by √d_k.
+    Undivided, the scores of a wide head would lie so far apart that one key got nearly everything,
+    and the softmax would pass on hardly any gradient. Built by hand in chapter 5, "Attention, one
+    step at a time".
 
     Args:
         query: ``(..., T_q, d_k)``.
@@ -48,7 +50,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
             that are added to the scores. A query with every key masked gets a row of NaN.
 
     Returns:
-        ``(..., T_q, T_k)``; every row sums to 1.
+        ``(..., T_q, T_k)``; every other row sums to 1.
     """
     query = query / math.sqrt(query.shape[-1])  # cheaper than dividing the T_q * T_k scores
     scores = query @ key.transpose(-2, -1)  # (..., T_q, T_k)
@@ -64,8 +66,9 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """Return the weighted mean of the values for each query, ``(..., T_q, d_v)``.
 
-    This is the definition. torch's function of the same name gives the same numbers without ever
-    holding all the weights, which is what :class:`MultiHeadAttention` uses.
+    This is the definition. torch's function of the same name gives the same numbers (but for a
+    query with every key masked) without ever holding all the weights;
+    :class:`MultiHeadAttention` uses it.
     """
     return F.dropout(attention_weights(query, key, mask), dropout) @ value
 
@@ -76,8 +79,9 @@ def causal_mask(
     """Return a boolean mask ``(n_query, n_key)`` that is True where a query may look.
 
     Query ``i`` may look at keys up to its own position: whoever sees the next token need not learn
-    to predict it. With more keys than queries, ``n_key``, the queries are the last ones of the
-    sequence, as in generation with a cache.
+    to predict it. ``causal_mask(3)`` is [[1, 0, 0], [1, 1, 0], [1, 1, 1]]. With more keys than
+    queries, ``n_key``, the queries are the last ones of the sequence, as in generation with a
+    cache.
 
     Built by hand in chapter 5, "Masks: who may look at whom".
     """
@@ -87,7 +91,7 @@ def causal_mask(
 
 
 def restrict(mask: Tensor | None, allowed: Tensor) -> Tensor:
-    """Return ``mask``, which also masks the pairs where ``allowed`` is False.
+    """Return ``mask`` with the pairs where ``allowed`` is False masked too.
 
     Like the mask of :func:`attention_weights`, it is boolean or holds numbers to add to the scores.
     """
@@ -117,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         qk_norm: normalise every query and key; see :func:`course_utils.variants.qk_norms`.
 
     Set the attribute ``fused`` to False to compute the definition step by step instead of calling
-    torch's fused kernel: the same result, and faster for short sequences in bfloat16 on a CPU.
+    torch's fused kernel, which is slower for short sequences in bfloat16 on a CPU.
 
     Raises:
         ValueError: heads do not divide the channels, or key heads do not divide query heads.
@@ -188,7 +192,7 @@ class MultiHeadAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Let each query take from the values it may see: ``(B, H, T_q, d_k)``, as ``q``."""
-        if self.fused:  # may be skipped: the same numbers, faster
+        if self.fused:  # may be skipped (read on below): the same numbers, faster
             return self.attend_fused(q, k, v, mask)
         if self.causal:  # no token may look ahead
             mask = restrict(mask, causal_mask(q.shape[2], k.shape[2], q.device))
@@ -216,7 +220,8 @@ class MultiHeadAttention(nn.Module):
 class GPTConfig:
     """Everything that decides the shape of a :class:`GPT`.
 
-    Explained in chapter 8, "Hyperparameters". The first eight are all that a GPT-2 needs.
+    Explained in chapter 8, "Hyperparameters". The first eight are all that a GPT-2 needs; the
+    small one is ``GPTConfig(50257, 1024, n_layer=12, n_head=12, n_embd=768, tied=True)``.
 
     Args:
         vocab_size: number of different tokens ``V``.
@@ -234,7 +239,7 @@ class GPTConfig:
         norm_first: norm before each part of a block (GPT-2, Llama) or after it.
         mlp: "gelu_tanh" (GPT-2), "gelu", "relu2" or "swiglu" (Llama).
         qk_norm: normalise queries and keys before their dot product.
-        norm_eps: added to the variance under the root in the norms of the residual stream.
+        norm_eps: added under the root in the norms of the residual stream.
         rope_base: the base of the rotary frequencies.
         rope_scaling: how rotary positions are stretched to longer texts, as in the ``config.json``
             of Llama 3.1; see :func:`~course_utils.positions.check_rope_scaling`.
@@ -272,7 +277,8 @@ def make_norm(config: GPTConfig) -> nn.Module:
     """Return the norm that ``config`` asks for, ``(..., C)`` -> ``(..., C)``.
 
     Both bring the channels of each position to one size, so that a layer meets inputs of the same
-    size whatever the layers before it did; layer norm also subtracts their mean. Built by hand in
+    size whatever the layers before it did, and then scale each channel by a learned number; layer
+    norm first subtracts the mean of the channels, and may add a learned bias. Built by hand in
     chapter 6, "Step 4: the first norm", and chapter 9, "RMSNorm by hand". Sources: Ba et al., 2016,
     "Layer normalization"; Zhang and Sennrich, 2019, "Root mean square layer normalization".
     """
@@ -331,9 +337,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A decoder block: attention between the positions, then an MLP at each, both added to x.
 
-    Because they are added (a residual connection, He et al., 2016), the gradient of the loss
-    reaches every block undiminished, however many lie above it; because each norm stands before
-    its part and not on the sum, nothing stands in that gradient's way.
+    Because they are added (a residual connection, He et al., 2016), and because each norm stands
+    before its part and not on the sum, there is a path from the loss down to every block on which
+    no other block shrinks the gradient.
 
     Built by hand in chapter 8, "The model".
     """
@@ -395,8 +401,8 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(c.block_size, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
-        # What the blocks added up grows from block to block; the head reads it at one size. (With
-        # norms after the parts, the last block ends with one already.)
+        # Training lets the stream grow from block to block; the head is to read it at one size.
+        # (With norms after the parts, the last block ends with one already.)
         self.norm = make_norm(c) if c.norm_first else nn.Identity()
         self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
         if c.tied:
@@ -404,14 +410,14 @@ class GPT(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw the weights so that every layer's output starts with about the size of its input.
+        """Draw the weights so that each layer's output starts with about the size of its input.
 
         A sum of ``n`` terms grows like √n, so a matrix with ``n`` inputs is drawn from N(0, 1/n).
         What a block adds to the residual stream comes out of its two ``proj`` layers; there are
-        ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream keeps its
-        size however deep the model is. The head starts near zero: the first guess is uniform. A
-        tied embedding is the head as well, so it starts near zero too. (GPT-2 does the same with
-        0.02 in place of √(1/n), whatever the width.)
+        ``2 * n_layer`` of them, so they start smaller by √(2 n_layer), and the stream starts with
+        about the same size in every block, however deep the model is. The head starts near zero:
+        the first guess is uniform. A tied embedding is the head as well, so it starts near zero
+        too. (GPT-2 draws every matrix with 0.02, and the two ``proj`` smaller by the same factor.)
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -455,7 +461,9 @@ class GPT(nn.Module):
         logits = self.lm_head(self.hidden_states(ids, cache=cache, n_pad=n_pad))  # (B, T, V)
         if targets is None:
             return logits, None
-        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))  # a sum over V tokens
+        exact = logits.to(
+            torch.promote_types(logits.dtype, torch.float32)
+        )  # too coarse in bfloat16
         return logits, F.cross_entropy(exact.flatten(0, 1), targets.flatten().long())
 
     def hidden_states(
@@ -464,7 +472,8 @@ class GPT(nn.Module):
         """Return what the head reads, ``(B, T, C)``; the arguments are those of :meth:`forward`."""
         c, n_past = self.config, cache[0].length if cache else 0
         inputs.check_batch(ids, cache, c, self.lm_head.weight.device)
-        positions, mask, rotary = torch.arange(ids.shape[1], device=ids.device), None, None  # (T,)
+        mask, rotary = None, None  # the blocks mask what lies ahead by themselves
+        positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
         if cache or n_pad is not None:  # may be skipped: generation
             positions, mask = token_positions(ids, n_past, n_pad)
 
@@ -475,7 +484,7 @@ class GPT(nn.Module):
             x, mask, rotary = variants.add_positions(c, x, positions, mask, n_past)
 
         x = self.dropout(x)
-        caches: Sequence[KVCache | None] = cache or [None] * c.n_layer
+        caches: Sequence[KVCache | None] = cache or [None] * c.n_layer  # may be skipped: None
         for block, block_cache in zip(self.blocks, caches, strict=True):
             x = block(x, mask, rotary, block_cache)  # (B, T, C)
         return self.norm(x)
@@ -483,7 +492,8 @@ class GPT(nn.Module):
     def new_cache(self) -> list[KVCache]:
         """Return an empty cache: one :class:`KVCache` for each block.
 
-        The first call reads the prompt, and each later one only the token that is new::
+        The first call reads the prompt, and each later one only the token that is new. (In eval
+        mode, under ``torch.no_grad()``: the cache is written in place.)::
 
             cache = model.new_cache()
             logits, _ = model(prompt, cache=cache)  # (B, T, V)
@@ -499,7 +509,7 @@ class GPT(nn.Module):
                 module.fused = fused
 
     def num_parameters(self) -> int:
-        """Return the number of trainable numbers; a tied matrix counts once."""
+        """Return the number of parameters; a tied matrix counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def parameters_by_part(self) -> dict[str, int]:
@@ -516,7 +526,7 @@ class GPT(nn.Module):
 
 @contextmanager
 def eval_mode(model: GPT) -> Iterator[None]:
-    """Put ``model`` in eval mode, and each of its modules back into the mode it was in."""
+    """Put ``model`` in eval mode; on exit, put each module back into the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -17,10 +17,9 @@ from torch import Tensor
 def check_ids(ids: Tensor, vocab_size: int, name: str = "ids") -> None:
     """Refuse ids outside 0 to ``vocab_size - 1``."""
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocab_size):
-        raise ValueError(
-            f"{name} range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size} "
-            f"tokens, 0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
-        )
+        wrong = f"{name} range from {ids.min()} to {ids.max()}; the vocabulary has {vocab_size}"
+        advice = f"tokens, 0 to {vocab_size - 1}. Was the text encoded by another tokenizer?"
+        raise ValueError(f"{wrong} {advice}")
 
 
 def check_batch(ids: Tensor, cache: Sequence | None, config: Any, device: torch.device) -> None:
@@ -41,10 +40,8 @@ def check_batch(ids: Tensor, cache: Sequence | None, config: Any, device: torch.
             advice = "Begin with a new cache, and give it the last tokens only."
         elif ids.shape[1] == 0:
             advice = "Give it at least one token, such as a line end."
-        raise ValueError(
-            f"ids has {ids.shape[1]} positions{cached}; the model reads 1 to "
-            f"block_size={block_size}. {advice}"
-        )
+        reads = f"the model reads 1 to block_size={block_size}"
+        raise ValueError(f"ids has {ids.shape[1]} positions{cached}; {reads}. {advice}")
     if values_are_at_hand(ids):
         check_ids(ids, config.vocab_size)
     if cache is not None and len(cache) != config.n_layer:

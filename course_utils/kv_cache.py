@@ -8,7 +8,8 @@ class KVCache:
     """The keys and values of the tokens that one attention layer has read so far.
 
     Without it, each new token would compute the keys and values of all earlier ones again. The
-    buffer doubles when it is full, so adding a token costs the same however many there are.
+    buffer doubles when it is full, so that adding a token costs the same on average, however many
+    there are.
 
     Built by hand in chapter 7, "The KV cache: do not read the book again for every word".
 
