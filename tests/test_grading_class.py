@@ -272,6 +272,12 @@ ODD = {  # points, status (None: any), a word in the column "look" ("" for none 
         "RecursionError",
     ),
     "not_callable": (notebook(reach="steps_to_reach = 5"), 2, "ok", "TypeError"),
+    "prints_only": (
+        notebook(winner=WINNER.replace("return", "best =") + "    print(best)\n" + CHECK_WINNER),
+        2,
+        "ok",
+        "",
+    ),
     "generator": (notebook(reach=inside("yield 1")), 2, "ok", None),
 }
 
@@ -498,5 +504,8 @@ def test_copies_and_what_needs_a_look_are_named(graded):
     looks = page.partition("Nearly the same answers")[0]
     for name in ("hangs", "exits", "eats_memory", "broken", "nothing"):
         assert name in looks
-    assert "NameError" in (graded[1] / "feedback" / "name_error.html").read_text()
+    pages = graded[1] / "feedback"
+    assert "NameError" in (pages / "name_error.html").read_text()
+    assert "print only shows it" in (pages / "prints_only.html").read_text()
+    assert "On other inputs: as right." in (pages / "plain.html").read_text()
     assert "&lt;script&gt;" in (graded[1] / "feedback" / "perfect.html").read_text()

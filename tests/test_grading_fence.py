@@ -169,17 +169,18 @@ def test_without_the_fence_nothing_runs_unless_it_is_asked_for(tmp_path):
 
 
 @needs_linux
-@pytest.mark.parametrize("below", ["x/course", "tmp/with a space/Kurs ü"])
+@pytest.mark.parametrize("below", ["x/course", "tmp/with a space/Kurs ü", "beside the installed"])
 def test_the_course_may_lie_anywhere(below, tmp_path):
-    """Below /tmp too, which is an empty folder for a student's code."""
+    """Below /tmp too, which is an empty folder for a student's code; or not where pip thinks."""
     course = tmp_path / below
+    installed = ROOT if below == "beside the installed" else course
     packages = [path.parent.name for path in ROOT.glob("course_*/__init__.py")]
     for name in (*packages, "data", "notebooks"):
         shutil.copytree(ROOT / name, course / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", course)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", course / ".venv"], check=True)
     (packages,) = (course / ".venv" / "lib").glob("*/site-packages")
-    (packages / "course.pth").write_text(f"{course}\n{sysconfig.get_path('purelib')}\n")
+    (packages / "course.pth").write_text(f"{installed}\n{sysconfig.get_path('purelib')}\n")
     open_to_others(tmp_path)
     place, out = class_of(tmp_path / "class", 1, peek(course)), tmp_path / "out" / "grades.csv"
     done = grade(place, out, root=course, python=course / ".venv" / "bin" / "python")
