@@ -357,6 +357,7 @@ check_clear_winner = Exercise(
         "The comparison is the wrong way round: None is for a small lead, the value for a large "
         "one.": _winner(clear=lambda lead, margin: lead < margin),
         "Compare with the second best, not with the worst.": _winner(rival=-1),
+        "Every result is None. Return the value: print only shows it.": lambda a, m: None,
         "Where there is no winner, return None itself, not an empty text and not False: "
         "`return "
         "None`.": (lambda a, m: _winner()(a, m) or "", lambda a, m: _winner()(a, m) or False),

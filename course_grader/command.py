@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -144,38 +144,59 @@ def _each(
 ) -> Iterator[tuple[Submission, Graded]]:
     """Yield every submission with its result, as they come.
 
-    Each is graded in a process of its own, so that one result cannot depend on another, and one
-    accident cannot cost more than one result.
+    One that lost points for want of time comes a second time: run again by itself, with the better
+    result. Another's endless loop may have taken the processor from it.
     """
     print("Preparing the workers and trying the fence …", flush=True)
     torch.set_num_threads(1)  # a copy of this process could not use more
     hidden = (options.submissions, options.out.resolve().parent)
     notebooks = tuple(sorted(HOMEWORK.glob("*.ipynb")))
-    copies, running = multiprocessing.get_context("fork"), {}
+    slots = min(_cores(), len(todo))
     with Workshop(options.limit_seconds, hidden, notebooks, options.unsafe) as workshop:
-        free, waiting = list(range(_cores())), iter(todo)
-        try:
-            while True:
-                for slot, one in zip(list(free), waiting, strict=False):
-                    free.remove(slot)
-                    mine, theirs = copies.Pipe(duplex=False)
-                    given = (theirs, one, workshop, seed, slot)
-                    process = copies.Process(target=_grade_one, args=given, daemon=True)
-                    process.start()
-                    theirs.close()
-                    running[mine] = slot, one, process
-                if not running:
-                    return
-                ready: list[Any] = wait(list(running))
-                for result in ready:
-                    slot, one, process = running.pop(result)
-                    yield one, _received(result)
-                    process.join()
-                    free.append(slot)
-        finally:
-            for _, _, process in running.values():
-                process.kill()
+        late: dict[str, Graded] = {}
+        for one, graded in _together(todo, slots, seed, workshop):
+            yield one, graded
+            if slots > 1 and graded.lacked_time:
+                late[one.name] = graded
+        if late:
+            print(f"{len(late)} lost points for want of time: each runs again, by itself.")
+        again = [one for one in todo if one.name in late]
+        for one, graded in _together(again, 1, seed, workshop):
+            yield one, max(late[one.name], graded, key=lambda result: result.total)
+
+
+def _together(
+    todo: Iterable[Submission], slots: int, seed: int, workshop: Workshop
+) -> Iterator[tuple[Submission, Graded]]:
+    """Yield every submission with its result, as they come, with ``slots`` running at a time.
+
+    Each is graded in a process of its own, so that one result cannot depend on another, and one
+    accident cannot cost more than one result.
+    """
+    copies, running = multiprocessing.get_context("fork"), {}
+    free, waiting = list(range(slots)), iter(todo)
+    try:
+        while True:
+            for slot, one in zip(list(free), waiting, strict=False):
+                free.remove(slot)
+                mine, theirs = copies.Pipe(duplex=False)
+                given = (theirs, one, workshop, seed, slot)
+                process = copies.Process(target=_grade_one, args=given, daemon=True)
+                process.start()
+                theirs.close()
+                running[mine] = slot, one, process
+            if not running:
+                return
+            ready: list[Any] = wait(list(running))
+            for result in ready:
+                slot, one, process = running.pop(result)
+                yield one, _received(result)
                 process.join()
+                free.append(slot)
+    finally:
+        for _, _, process in running.values():
+            process.kill()
+            process.join()
 
 
 def _cores() -> int:

@@ -230,10 +230,11 @@ def _submission(one: Submission, graded: Graded, everything: Class) -> str:
 def _exercise(scored: Scored, by_hand: float | None) -> str:
     points = f"{scored.points:g}" if by_hand is None else f"{by_hand:g} (by hand)"
     lines = [f"<h3>{_text(scored.function)}: {points} of {scored.of:g} points</h3>"]
-    for judged, right in ((scored.public, "It is right."), (scored.extra, "So it is elsewhere.")):
-        if judged:
-            mark = {True: "✓", False: "✗", None: "○"}[judged.passed]
-            lines.append(f"<p>{mark} {_text(judged.message or right)}</p>")
+    marks = {True: "✓", False: "✗", None: "○"}
+    lines.append(f"<p>{marks[scored.public.passed]} {_text(scored.public.message)}</p>")
+    if extra := scored.extra:
+        found = "as right." if extra.passed else extra.message
+        lines.append(f"<p>{marks[extra.passed]} On other inputs: {_text(found)}</p>")
     return "".join(lines)
 
 
@@ -295,7 +296,7 @@ def _homework(assignment: Assignment, rows: Sequence[tuple[Submission, Graded]])
     head = ("exercise", "right", "half", "wrong", "not attempted", "what was wrong")
     return (
         f"<h2>{_text(assignment.title)}</h2>"
-        f"<p>{len(own)} submissions, points for the exercises:</p>"
+        f"<p>Submissions: {len(own)}. Points for the exercises:</p>"
         f"{html_table(bars, ('points', 'students', ''))}<p></p>"
         f"{html_table([_difficulty(scored) for scored in each if scored], head)}"
     )

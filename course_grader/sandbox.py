@@ -84,7 +84,7 @@ class Workshop:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-I", "-m", "course_grader.worker"),
+                    *(sys.executable, "-I", "-c", _START, str(_COURSE.parent)),
                     *(str(theirs.fileno()), json.dumps(settings)),
                 ],
                 cwd=self._home,
@@ -242,6 +242,11 @@ def restore(mine: Any, theirs: Any) -> None:
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKS = Path(course_checks.__file__).resolve().parent
 _COURSE = Path(course_utils.__file__).resolve().parent
+#: Starts the workers' process from this very course, though another copy may be installed.
+_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('course_grader.worker', run_name='__main__')"
+)
 
 
 def _visible() -> list[str]:

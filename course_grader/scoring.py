@@ -64,6 +64,11 @@ class Graded:
         """The points of the exercises; what is written is not among them."""
         return sum(one.points for one in self.scored)
 
+    @property
+    def lacked_time(self) -> bool:
+        """Whether something was stopped, and points were lost."""
+        return self.status == "timed out" and any(one.points < one.of for one in self.scored)
+
     def look(self) -> list[str]:
         """Return why a person should look at this; nothing where only wrong answers cost points."""
         lost = [one for one in self.scored if one.points < one.of and one.public.passed is not None]
@@ -213,7 +218,9 @@ class _Session:
         seconds = deadline - time.monotonic()
         worker = self._ready()
         if seconds <= 0:
-            raise WorkerLost("timed out", f"was stopped after {self.check_seconds:.3g} s")
+            stopped = f"was stopped after {self.check_seconds:.3g} s"
+            self._note(f"{function}(…) {stopped}", "timed out")
+            raise WorkerLost("timed out", stopped)
         try:
             return worker.call(function, args, kwargs, seconds, self._at_end)
         except LookupError:

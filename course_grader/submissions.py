@@ -173,9 +173,17 @@ def find_submissions(
     for file in files:
         if file.student and file.student not in students and not file.is_extra:
             students.add(file.student)
-            none = f"no {f'attempt {attempt}' if attempt else 'notebook'} was handed in"
-            chosen.append(Submission(file.student, file.number, "", None, (), "", problem=none))
+            problem = _nothing(file.student, files, attempt)
+            chosen.append(Submission(file.student, file.number, "", None, (), "", problem=problem))
     return sorted(chosen, key=lambda one: (one.student.casefold(), one.file)), skipped
+
+
+def _nothing(student: str, files: Iterable[exports.File], attempt: int | None) -> str:
+    """Return what a student handed in instead of a notebook."""
+    if attempt:
+        return f"no attempt {attempt} was handed in"
+    theirs = [f.path[-1] for f in files if f.student == student and f.path[-1] and not f.is_extra]
+    return "no notebook was handed in" + (f", but {', '.join(theirs[:5])}" if theirs else "")
 
 
 def _choose(
@@ -202,8 +210,8 @@ def _read(file: exports.File, assignments: dict[str, Assignment]) -> Submission:
     student = file.student or _student(file.path[-1], assignments)
     digest = hashlib.sha256(file.data).hexdigest()
     try:
-        if file.problem:
-            raise ValueError(file.problem)
+        if file.problem or not file.data.strip():
+            raise ValueError(file.problem or "the file is empty")
         cells, remarks = _cells(file.data)
         problem = ""
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,37 @@ def rows_of(out):
     """Return the rows of a table by student."""
     with out.open(encoding="utf-8-sig") as lines:
         return {row["student"]: row for row in csv.DictReader(lines)}
+
+
+def printed_commands():
+    """Return the commands that grading.md prints, each in a line."""
+    text = (ROOT / "grading.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [" ".join(block.replace("\\\n", " ").split()) for block in blocks]
+
+
+def no_container():
+    """Return why no container can be run here, an empty text if one can."""
+    if not shutil.which("docker"):
+        return "there is no docker on this machine"
+    asked = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        return f"no container engine answers: {asked.stderr.strip().splitlines()[-1]}"
+    return ""
+
+
+def grade_in_a_container(submissions, out, *more):
+    """Run both container lines of grading.md; ``out`` is the folder of the results."""
+    preparing, grading = (line for line in printed_commands() if "docker run" in line)
+    grading = grading.replace("/path/to/submissions", str(submissions))
+    grading = " ".join([grading.replace('"$PWD/out"', str(out)), *more])
+    for line in (preparing, grading):
+        done = subprocess.run(
+            line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            break
+    return done
 
 
 def open_to_others(path, mode=0o755):

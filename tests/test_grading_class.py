@@ -13,7 +13,15 @@ import threading
 import nbformat
 import pytest
 
-from tests.grading_tools import ROOT, grade, open_to_others, python_for_all, rows_of
+from tests.grading_tools import (
+    ROOT,
+    grade,
+    grade_in_a_container,
+    no_container,
+    open_to_others,
+    python_for_all,
+    rows_of,
+)
 
 STUDENT = nbformat.read(ROOT / "notebooks" / "homework" / "hw4_sweep.ipynb", as_version=4)
 LIMITS = ("--limit-seconds", "8", "--seed", "7")
@@ -264,6 +272,12 @@ ODD = {  # points, status (None: any), a word in the column "look" ("" for none 
         "RecursionError",
     ),
     "not_callable": (notebook(reach="steps_to_reach = 5"), 2, "ok", "TypeError"),
+    "prints_only": (
+        notebook(winner=WINNER.replace("return", "best =") + "    print(best)\n" + CHECK_WINNER),
+        2,
+        "ok",
+        "",
+    ),
     "generator": (notebook(reach=inside("yield 1")), 2, "ok", None),
 }
 
@@ -384,31 +398,47 @@ def submissions(tmp_path_factory, listener):
     return folder
 
 
-@pytest.fixture(scope="module", params=["as it is", "as a user"])
+def as_a_user(submissions, folder, some):
+    """Grade half of the honest and all of the odd and hostile as an ordinary user."""
+    user = pwd.getpwnam("nobody").pw_uid - 100
+    for name in (*list(HONEST)[::2], *ODD, *HOSTILE):
+        shutil.copytree(submissions / name, some / name)
+    for path in (folder, some):
+        open_to_others(path)
+    os.chown(folder, user, user)
+    before = python_for_all(f"setpriv --reuid {user} --regid {user} --clear-groups")
+    return grade(some, folder / "grades.csv", *LIMITS, before=before)
+
+
+def in_a_container(submissions, folder, copy):
+    """Grade all of them by the lines of grading.md; the course lies at another place there."""
+    shutil.copytree(submissions, copy, dirs_exist_ok=True)
+    for path in copy.glob("*/hw*.ipynb"):
+        path.write_bytes(path.read_bytes().replace(str(ROOT).encode(), b"/course"))
+    return grade_in_a_container(copy, folder, *LIMITS)
+
+
+@pytest.fixture(scope="module", params=["as it is", "as a user", "in a container"])
 def graded(request, submissions, tmp_path_factory):
-    """Grade the class, and a third of it again as an ordinary user where this is root."""
-    folder, before = tmp_path_factory.mktemp("grades"), ()
-    if request.param == "as a user":
+    """Grade the class: as whoever runs the tests, as a user if that is root, in a container."""
+    folder, more = tmp_path_factory.mktemp("grades"), tmp_path_factory.mktemp("more")
+    if request.param == "as it is":
+        done = grade(submissions, folder / "grades.csv", *LIMITS)
+    elif request.param == "as a user":
         if os.geteuid() != 0:
             pytest.skip("the first run was as a user")
-        user = pwd.getpwnam("nobody").pw_uid - 100
-        some = tmp_path_factory.mktemp("some")
-        for student in [*sorted(p for p in submissions.iterdir() if p.name in HONEST)[::4],
-                        *(submissions / name for name in HOSTILE)]:  # fmt: skip
-            shutil.copytree(student, some / student.name)
-        who = f"setpriv --reuid {user} --regid {user} --clear-groups"
-        submissions, before = some, python_for_all(who)
-        for path in (folder, submissions):
-            open_to_others(path)
-        os.chown(folder, user, user)
-    done = grade(submissions, folder / "grades.csv", *LIMITS, before=before)
+        done = as_a_user(submissions, folder, more)
+    else:
+        if reason := no_container():
+            pytest.skip(reason)
+        done = in_a_container(submissions, folder, more)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return rows_of(folder / "grades.csv"), folder
 
 
 def row_of(graded, name):
     if name not in graded[0]:
-        pytest.skip("not among those graded as a user")
+        pytest.skip("not among those that are graded as a user")
     return graded[0][name]
 
 
@@ -474,5 +504,8 @@ def test_copies_and_what_needs_a_look_are_named(graded):
     looks = page.partition("Nearly the same answers")[0]
     for name in ("hangs", "exits", "eats_memory", "broken", "nothing"):
         assert name in looks
-    assert "NameError" in (graded[1] / "feedback" / "name_error.html").read_text()
+    pages = graded[1] / "feedback"
+    assert "NameError" in (pages / "name_error.html").read_text()
+    assert "print only shows it" in (pages / "prints_only.html").read_text()
+    assert "On other inputs: as right." in (pages / "plain.html").read_text()
     assert "&lt;script&gt;" in (graded[1] / "feedback" / "perfect.html").read_text()

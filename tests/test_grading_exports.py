@@ -194,6 +194,21 @@ def test_every_file_is_graded_or_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["hw4.ipynb"], "not a notebook: the file is empty"),
+        (["hw4.py", "plot.png", ".DS_Store"], "no notebook was handed in, but hw4.py, plot.png"),
+    ],
+)
+def test_who_handed_in_no_notebook_is_told_what_is_there(names, problem, tmp_path):
+    (tmp_path / "ada").mkdir()
+    for name in names:
+        (tmp_path / "ada" / name).touch()
+    (one,), _ = find_submissions(tmp_path, ASSIGNMENTS)
+    assert (one.student, one.problem) == ("ada", problem)
+
+
+@pytest.mark.parametrize(
     ("attempt", "file"), [(None, "-2"), (1, "9001"), (2, "-1"), (3, "-2"), (4, None)]
 )
 def test_the_attempt_can_be_chosen(attempt, file, tmp_path):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,7 +16,15 @@ import nbformat
 import pytest
 
 from course_grader import confine
-from tests.grading_tools import ROOT, grade, open_to_others, python_for_all, rows_of
+from tests.grading_tools import (
+    ROOT,
+    grade,
+    grade_in_a_container,
+    no_container,
+    open_to_others,
+    python_for_all,
+    rows_of,
+)
 
 SOLVED = ROOT / "notebooks" / "homework" / "solved" / "hw4_sweep.ipynb"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give rights away")
@@ -162,17 +169,18 @@ def test_without_the_fence_nothing_runs_unless_it_is_asked_for(tmp_path):
 
 
 @needs_linux
-@pytest.mark.parametrize("below", ["x/course", "tmp/with a space/Kurs ü"])
+@pytest.mark.parametrize("below", ["x/course", "tmp/with a space/Kurs ü", "beside the installed"])
 def test_the_course_may_lie_anywhere(below, tmp_path):
-    """Below /tmp too, which is an empty folder for a student's code."""
+    """Below /tmp too, which is an empty folder for a student's code; or not where pip thinks."""
     course = tmp_path / below
+    installed = ROOT if below == "beside the installed" else course
     packages = [path.parent.name for path in ROOT.glob("course_*/__init__.py")]
     for name in (*packages, "data", "notebooks"):
         shutil.copytree(ROOT / name, course / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", course)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", course / ".venv"], check=True)
     (packages,) = (course / ".venv" / "lib").glob("*/site-packages")
-    (packages / "course.pth").write_text(f"{course}\n{sysconfig.get_path('purelib')}\n")
+    (packages / "course.pth").write_text(f"{installed}\n{sysconfig.get_path('purelib')}\n")
     open_to_others(tmp_path)
     place, out = class_of(tmp_path / "class", 1, peek(course)), tmp_path / "out" / "grades.csv"
     done = grade(place, out, root=course, python=course / ".venv" / "bin" / "python")
@@ -289,35 +297,31 @@ def test_the_end_of_one_of_the_grader_s_own_processes_costs_one_result(tmp_path)
     assert [row["total"] for row in rows_of(out).values()] == ["4", "4"]
 
 
-def printed_commands():
-    text = (ROOT / "grading.md").read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    return [" ".join(block.replace("\\\n", " ").split()) for block in blocks]
-
-
-def engine():
-    """Return why no container can be run here, an empty text if one can."""
-    if not shutil.which("docker"):
-        return "there is no docker on this machine"
-    asked = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        return f"no container engine answers: {asked.stderr.strip().splitlines()[-1]}"
-    return ""
+@needs_linux
+@needs_root
+def test_who_ran_out_of_time_beside_another_is_run_again_alone(tmp_path):
+    """The second of two has no time in its first run: it waits unless it is the first user."""
+    wait = f"import os, time\nif os.getuid() != {confine.NOBODY}:\n    time.sleep(100)"
+    place, out = class_of(tmp_path / "class", 2), tmp_path / "grades.csv"
+    late = nbformat.read(SOLVED, as_version=4)
+    for cell in late.cells:
+        indented = wait.replace("\n", "\n    ")
+        head = "def steps_to_reach(steps, losses, target):\n"
+        cell.source = cell.source.replace(head, f"{head}    {indented}\n")
+    nbformat.write(late, place / "student01" / "hw4.ipynb")
+    done = grade(place, out, "--limit-seconds", "20")
+    assert "student01/hw4.ipynb: timed out, 2 points" in done.stdout
+    assert "1 lost points for want of time: each runs again, by itself." in done.stdout
+    assert "[2/2] student01/hw4.ipynb: ok, 4 points" in done.stdout
+    assert {(row["total"], row["status"]) for row in rows_of(out).values()} == {("4", "ok")}
 
 
 def test_the_container_line_works_as_printed(tmp_path):
     """Both lines, with the folder of submissions and the results that they name."""
-    if reason := engine():
+    if reason := no_container():
         pytest.skip(reason)
-    preparing, grading = (line for line in printed_commands() if "docker run" in line)
     class_of(tmp_path / "submissions", 3, LEAVES_CHILDREN)
-    for command in (preparing, grading):
-        line = command.replace("/path/to/submissions", str(tmp_path / "submissions"))
-        line = line.replace('"$PWD/out"', str(tmp_path / "out"))
-        done = subprocess.run(
-            line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert {
-        (r["total"], r["isolation"]) for r in rows_of(tmp_path / "out" / "grades.csv").values()
-    } == {("4", "full")}
+    done = grade_in_a_container(tmp_path / "submissions", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = rows_of(tmp_path / "out" / "grades.csv").values()
+    assert {(row["total"], row["isolation"]) for row in rows} == {("4", "full")}

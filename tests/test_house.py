@@ -97,6 +97,13 @@ def test_the_exercises_keep_to_their_size():
     assert sum(sizes.values()) <= 3300, sizes
 
 
+def test_the_tests_of_the_exercises_keep_to_their_size():
+    files = [*(ROOT / "tests/right_answers").glob("*.py"), ROOT / "tests/test_exercises.py"]
+    sizes = {path.stem: len(code_lines(path.read_text(encoding="utf-8"))) for path in files}
+    assert len(sizes) == 16
+    assert sum(sizes.values()) < 1500, sizes
+
+
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 def test_a_room_imports_nothing_from_a_floor_above(path):
     if path.stem in ("__init__", "__main__"):

@@ -1,7 +1,6 @@
-"""Chapter 5: loops, numpy, einsum, torch's own functions, callable objects."""
+"""Chapter 5: loops, numpy, einsum, torch's own functions."""
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +12,6 @@ def scores_in_loops(query, key):
         return torch.stack([scores_in_loops(*pair) for pair in zip(query, key, strict=True)])
     rows = [[sum(q * k).item() / len(q) ** 0.5 for k in key] for q in query]
     return torch.tensor(rows)
-
-
-class Scores:
-    def __call__(self, query, key):
-        d_k = query.size(-1)
-        return torch.matmul(query, key.transpose(-1, -2)).div(d_k**0.5)
 
 
 def weights_by_rows(scores):
@@ -37,13 +30,8 @@ def weights_numpy(scores):
     return e / e.sum(-1, keepdims=True)
 
 
-def weights_added(scores, hidden=-math.inf):
-    return torch.softmax(scores + torch.full(scores.shape[-2:], hidden).triu(1), dim=-1)
-
-
-def split_by_slices(x, n_head):
-    d_k = x.shape[-1] // n_head
-    return torch.stack([x[..., h * d_k : (h + 1) * d_k] for h in range(n_head)], dim=1)
+def weights_added(scores):
+    return torch.softmax(scores + torch.full(scores.shape[-2:], -math.inf).triu(1), dim=-1)
 
 
 def split_in_loops(x, n_head):
@@ -90,7 +78,6 @@ def cross_in_loops(x, memory, a, b, c):
 RIGHT = {
     "scaled_scores": [
         scores_in_loops,
-        Scores(),
         lambda a, b: torch.einsum("...ic,...jc->...ij", a, b) * a.size(-1) ** -0.5,
         lambda query, key: (query / key.shape[-1] ** 0.25) @ (key / key.shape[-1] ** 0.25).mT,
         lambda q, k: q.double().numpy() @ np.swapaxes(k.numpy(), -1, -2) / np.sqrt(q.shape[-1]),
@@ -98,12 +85,10 @@ RIGHT = {
     "causal_weights": [
         weights_by_rows,
         weights_numpy,
-        partial(weights_added, hidden=-1e9),
         weights_added,
         lambda s: s.where(torch.ones_like(s).tril() == 1, -math.inf).softmax(dim=-1),
     ],
     "split_heads": [
-        split_by_slices,
         split_in_loops,
         lambda x, n: x.view(*x.shape[:2], n, -1).transpose(1, 2),
         lambda x, n: torch.stack(x.chunk(n, dim=-1), 1).numpy(),

@@ -1,7 +1,6 @@
 """Chapter 7: loops, tensors, recursion, numpy, torch's own functions."""
 
 import math
-from functools import partial
 from operator import mul
 
 import numpy as np
@@ -50,10 +49,10 @@ def temper_by_hand(logits, temperature):
 
 def temper_in_loops(logits, T):
     if logits.dim() > 1:
-        return np.stack([temper_in_loops(row, T) for row in logits])
+        return [temper_in_loops(row, T) for row in logits]
     largest = max(logits.tolist())
     powers = [math.exp((z - largest) / T) for z in logits.tolist()]
-    return np.array([power / sum(powers) for power in powers])
+    return [power / sum(powers) for power in powers]
 
 
 def top_k_in_loops(z, k):
@@ -63,9 +62,9 @@ def top_k_in_loops(z, k):
     return torch.tensor([value if value >= least else -math.inf for value in z.tolist()])
 
 
-def top_k(logits, k, hidden=-math.inf):
+def top_k(logits, k):
     least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
-    return torch.where(logits >= least, logits, hidden)
+    return torch.where(logits >= least, logits, -1e9)
 
 
 def top_k_numpy(z, k):
@@ -143,7 +142,6 @@ RIGHT = {
     ],
     "keep_top_k": [
         top_k,
-        partial(top_k, hidden=-1e9),
         top_k_in_loops,
         top_k_numpy,
         lambda z, k: z.masked_fill(z < z.sort(-1).values[..., [-min(k, z.shape[-1])]], -math.inf),

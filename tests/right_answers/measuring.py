@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+from torch.distributions import Categorical
 
 
 def settings(temperature, max_new_tokens):
@@ -92,6 +93,12 @@ def distance_einsum(weights):
     return np.einsum("hij,ij->h", weights[:, 1:].numpy(), far) / len(far)
 
 
+def distance_by_diagonals(weights):
+    T, rows = weights.shape[-1], weights[:, 1:]
+    sums = [abs(k - 1) * rows.diagonal(k, 1, 2).sum(-1) for k in range(2 - T, T)]
+    return sum(sums) / (T - 1)
+
+
 RIGHT = {
     "generation_settings": [
         settings,
@@ -119,19 +126,12 @@ RIGHT = {
         entropy_in_loops,
         lambda w: torch.special.entr(w).sum(-1)[:, 1:].mean(-1) / math.log(2),
         lambda w: -(w * (w + 1e-12).log2()).sum(-1)[:, 1:].mean(-1),
-        lambda w: (
-            -torch.where(w > 0, w * w.clamp(min=1e-30).log2(), 0.0)[:, 1:].sum((1, 2))
-            / (w.shape[1] - 1)
-        ),
+        lambda w: Categorical(probs=w[:, 1:]).entropy().mean(-1) * math.log2(math.e),
     ],
     "attention_distance": [
         distance_in_loops,
         distance_einsum,
-        lambda w: (
-            (w * torch.cdist(*[torch.arange(w.shape[-1] * 1.0)[:, None]] * 2))[:, 1:]
-            .sum(-1)
-            .mean(-1)
-        ),
+        distance_by_diagonals,
         lambda w: torch.stack(
             [(w[:, i] * (torch.arange(w.shape[-1]) - i).abs()).sum(-1) for i in range(1, len(w[0]))]
         ).mean(0),

@@ -8,19 +8,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 import torch
 
+from tests.right_answers.scaling import weighed_in_a_loop
+
 
 def perplexity_in_a_loop(losses, sizes):
     total = 0.0
     for loss, n in zip(losses, sizes, strict=True):
         total += loss * n
     return math.exp(total / sum(sizes))
-
-
-def gradient_in_a_loop(gradients, sizes):
-    total = torch.zeros_like(gradients[0])
-    for gradient, size in zip(gradients, sizes, strict=True):
-        total = total + size * gradient
-    return total / sum(sizes)
 
 
 def running_gradient(gradients, sizes):
@@ -132,12 +127,10 @@ RIGHT = {
         lambda a, n: math.prod(math.exp(x * k / sum(n)) for x, k in zip(a, n, strict=True)),
     ],
     "mean_gradient": [
-        gradient_in_a_loop,
+        weighed_in_a_loop,
         running_gradient,
         lambda gs, ns: np.average([g.numpy() for g in gs], axis=0, weights=ns),
-        lambda gradients, sizes: torch.einsum(
-            "n...,n->...", torch.stack(gradients), torch.tensor(sizes) / sum(sizes)
-        ).double(),
+        lambda gs, ns: torch.einsum("n...,n->...", torch.stack(gs), torch.tensor(ns) / sum(ns)),
     ],
     "adamw_step": [
         adamw,

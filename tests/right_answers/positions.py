@@ -99,7 +99,6 @@ RIGHT = {
         lambda m: (m.cumsum(1) - 1).masked_fill(m == 0, 1),  # any row will do for the padding
         lambda m: (torch.arange(m.shape[1]) - (1 - m).sum(1, keepdim=True)).clamp(min=0),
         lambda m: np.maximum(np.cumsum(m.numpy(), axis=-1) - 1, 0),
-        lambda m: (torch.arange(m.shape[1]) - (m == 0).sum(-1, keepdim=True)) % m.shape[1],
     ],
     "rotate_pairs": [rotated_in_loops, rotated_complex, rotated_as_in_llama, rotated_chunks],
     "alibi_bias": [

@@ -1,25 +1,21 @@
 """Homework 5: loops, numpy, torch, keyword names, callable objects, partial."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+
+from tests.right_answers import generation
+from tests.right_answers.generation import nucleus, nucleus_in_loops, temper_in_loops
+from tests.right_answers.tokenization import merge_for, merge_recursion, merge_while, pair_max
+from tests.right_answers.training import loss_in_loops
 
 
 def softmax_numpy(logits):
     e = np.exp(np.asarray(logits) - np.asarray(logits).max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
-
-
-def softmax_in_loops(logits):
-    if logits.dim() > 1:
-        return [softmax_in_loops(row) for row in logits]
-    e = [math.exp(z - max(logits.tolist())) for z in logits.tolist()]
-    return [value / sum(e) for value in e]
 
 
 def mha(x, W_q, W_k, W_v, W_o, n_head, hidden=-math.inf):
@@ -57,15 +53,13 @@ def lm_loss(logits, ids, pad_id):
 
 
 def lm_loss_in_loops(logits, ids, pad_id):
-    losses = []
-    for row, tokens in zip(logits.double().tolist(), ids.tolist(), strict=True):
-        for scores, target in zip(row, tokens[1:], strict=False):
-            if target != pad_id:
-                top = max(scores)
-                losses.append(
-                    top + math.log(sum(math.exp(z - top) for z in scores)) - scores[target]
-                )
-    return sum(losses) / len(losses)
+    pairs = [
+        (scores, target)
+        for row, tokens in zip(logits, ids, strict=True)
+        for scores, target in zip(row, tokens[1:], strict=False)
+        if target != pad_id
+    ]
+    return loss_in_loops(*map(torch.stack, zip(*pairs, strict=True)))
 
 
 def lm_loss_flat(logits, ids, pad):
@@ -85,27 +79,13 @@ class Loss:
 
 
 def probabilities(logits, temperature, top_k, top_p):
-    logits = logits / temperature
-    p = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf).softmax(-1)
-    in_order, places = p.sort(dim=-1, descending=True)
-    kept = in_order.where(in_order.cumsum(-1) - in_order < top_p, 0.0)
-    p = torch.zeros_like(p).scatter(-1, places, kept)
-    return p / p.sum(-1, keepdim=True)
+    p = generation.top_k(logits / temperature, top_k).softmax(-1)
+    return torch.stack([nucleus(row, top_p) for row in p])
 
 
-def probabilities_in_loops(logits, temperature, top_k, top_p):
-    rows = []
-    for row in logits.tolist():
-        e = [math.exp((z - max(row)) / temperature) for z in row]
-        order = sorted(range(len(row)), key=lambda i: -e[i])[:top_k]
-        total, out, so_far = sum(e[i] for i in order), [0.0] * len(row), 0.0
-        for i in order:
-            if so_far >= top_p:
-                break
-            out[i] = e[i] / total
-            so_far += out[i]
-        rows.append([value / so_far for value in out])
-    return rows
+def probabilities_in_loops(logits, T, k, top_p):
+    tempered = temper_in_loops(generation.top_k_in_loops(logits, k), T)
+    return [nucleus_in_loops(torch.tensor(row), top_p) for row in tempered]
 
 
 def probabilities_numpy(logits, temperature, top_k, top_p):
@@ -132,26 +112,11 @@ def draw_in_loops(probabilities, u):
     return ids
 
 
-def merged(tokens, pair):
-    out, i = [], 0
-    while i < len(tokens):
-        joined = tuple(tokens[i : i + 2]) == pair
-        out.append("".join(tokens[i : i + 2]) if joined else tokens[i])
-        i += 2 if joined else 1
-    return tuple(out)
-
-
-def bpe(words, n_merges, pairs=pairwise):
-    words, merges = dict(words), []
-    while len(merges) < n_merges:
-        counts = Counter()
-        for tokens, n in words.items():
-            for pair in pairs(tokens):
-                counts[pair] += n
-        if not counts:
-            break
-        merges.append(max(counts, key=lambda pair: (counts[pair], pair)))
-        words = {merged(tokens, merges[-1]): n for tokens, n in words.items()}
+def bpe(words, n_merges, merge=merge_while):
+    merges = []
+    while len(merges) < n_merges and any(len(tokens) > 1 for tokens in words):
+        merges.append(pair_max(words))
+        words = {tuple(merge(tokens, merges[-1])): n for tokens, n in words.items()}
     return merges
 
 
@@ -175,23 +140,17 @@ def bpe_with_lists(vocabulary, n_merges):
 
 
 def bpe_recursion(words, n_merges):
-    counts = Counter()
-    for tokens, n in words.items():
-        counts.update({pair: 0 for pair in pairwise(tokens)})
-        for pair in pairwise(tokens):
-            counts[pair] += n
-    if n_merges == 0 or not counts:
+    if n_merges == 0 or all(len(tokens) == 1 for tokens in words):
         return []
-    most = max(counts.values())
-    best = max(pair for pair, n in counts.items() if n == most)
-    return [best, *bpe_recursion({merged(w, best): n for w, n in words.items()}, n_merges - 1)]
+    best = pair_max(words)
+    merged = {tuple(merge_recursion(tokens, best)): n for tokens, n in words.items()}
+    return [best, *bpe_recursion(merged, n_merges - 1)]
 
 
 RIGHT = {
     "softmax": [
         softmax_numpy,
-        softmax_in_loops,
-        lambda x: F.softmax(x, dim=-1),
+        partial(temper_in_loops, T=1),
         lambda logits: (logits - logits.logsumexp(-1, keepdim=True)).exp(),
         partial(torch.softmax, dim=-1),
     ],
@@ -211,10 +170,5 @@ RIGHT = {
         lambda p, u: torch.searchsorted(p.cumsum(-1), u[:, None], right=True).squeeze(1),
         lambda p, u: np.argmax(np.cumsum(p.numpy(), 1) > u.numpy()[:, None], axis=1),
     ],
-    "train_bpe": [
-        bpe,
-        bpe_with_lists,
-        bpe_recursion,
-        partial(bpe, pairs=lambda t: [t[i : i + 2] for i in range(len(t) - 1)]),
-    ],
+    "train_bpe": [bpe, bpe_with_lists, bpe_recursion, partial(bpe, merge=merge_for)],
 }

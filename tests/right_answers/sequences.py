@@ -93,9 +93,7 @@ RIGHT = {
         in_a_loop,
         lambda i, s, b: np.log(s[i[0]]) + np.log(b[i[:-1], i[1:]]).sum(),
         lambda i, s, b: [in_a_loop(i, s, b)],
-        lambda ids, start, bigram: (
-            torch.tensor([start[ids[0]], *(bigram[a, b] for a, b in pairwise(ids))]).log().sum()
-        ),
+        lambda i, s, b: torch.tensor([s[i[0]], *(b[pair] for pair in pairwise(i))]).log().sum(),
     ],
     "translate": [
         translate,

@@ -35,12 +35,9 @@ def pair_of_the_top(words):
 def merge_while(tokens, pair):
     out, i = [], 0
     while i < len(tokens):
-        if tuple(tokens[i : i + 2]) == tuple(pair):
-            out.append(pair[0] + pair[1])
-            i += 2
-        else:
-            out.append(tokens[i])
-            i += 1
+        joined = tuple(tokens[i : i + 2]) == pair
+        out.append("".join(pair) if joined else tokens[i])
+        i += 2 if joined else 1
     return out
 
 
@@ -115,7 +112,7 @@ def wordpiece_recursion(word, vocab, mark=""):
     return ["[UNK]"]
 
 
-def wordpiece_by_vocabulary(word, vocab):
+def wordpiece_by_vocab(word, vocab):
     pieces, mark = [], ""
     while word:
         fits = [v for v in vocab if (mark + word).startswith(v) and v != mark]
@@ -143,12 +140,7 @@ RIGHT = {
         lambda ids, vocab: bytes(chain.from_iterable(map(vocab.get, ids))).decode(errors="replace"),
         lambda ids, vocab: codecs.decode(bytes(b for n in ids for b in vocab[n]), errors="replace"),
     ],
-    "wordpiece": [
-        wordpiece_loop,
-        wordpiece_shrinking,
-        wordpiece_recursion,
-        wordpiece_by_vocabulary,
-    ],
+    "wordpiece": [wordpiece_loop, wordpiece_shrinking, wordpiece_recursion, wordpiece_by_vocab],
     "fertility": [
         lambda encode, text: len(encode(text)) / len(text.split()),
         lambda e, t: np.float32(len(e(t)) / sum(1 for _ in t.split())),
