@@ -50,6 +50,14 @@ live.define(function engine(live) {
       return this.gpt2.decode(ids);
     }
 
+    // Return what GPT-2's tokenizer does with a text: its pieces, each with its stages from bytes to ids.
+    pieces(text) {
+      return this.gpt2.pieces(text).map((piece) => {
+        if (piece === "<|endoftext|>") return { piece, stages: [{ ids: [this.gpt2.end], joined: null, tokens: [piece] }] };
+        return { piece, stages: this.merges(piece) };
+      });
+    }
+
     merges(piece) {
       return this.gpt2.mergesOf(piece).map(({ ids, joined }) => ({ ids, joined, tokens: ids.map((id) => this.gpt2.decode([id])) }));
     }
@@ -207,6 +215,7 @@ live.define(function engine(live) {
 
     encode(text) { return this.call("encode", text); }
     decode(ids) { return this.call("decode", ids); }
+    pieces(text) { return this.call("pieces", text); }
     merges(piece) { return this.call("merges", piece); }
     wordpiece(text) { return this.call("wordpiece", text); }
     next(ids, options) { return this.call("next", ids, options); }

@@ -42,7 +42,7 @@ live.define(function shell(live) {
 
   // A token as the book writes it: a dot for a space, an arrow for a line break.
   live.visible = (token) => token.replaceAll(" ", "·").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
-  live.percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : "<0.1") + "%";
+  live.percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : p ? "<0.1" : "0") + "%";
   live.short = (v) => (v === -Infinity ? "−∞" : Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3)).replace("-", "−");
   live.clamp = (value, low, high, otherwise) =>
     Number.isFinite(+value) ? Math.min(Math.max(+value, low), high) : otherwise;
@@ -69,10 +69,12 @@ live.define(function shell(live) {
     constructor(figure, name) {
       Object.assign(this, { figure, name, stored: live.stored[name], past: [], turn: 0, engine: live.engine });
       this.definition = elements[name];
+      this.wantsModel = this.definition.loads !== "tokenizers";
       this.state = this.definition.tidy(this.definition.initial(this.stored), this.stored);
     }
 
-    get ready() { return this.engine.ready; }
+    // Whether all that this figure can use is there: the model, or for some the tokenizers alone.
+    get ready() { return this.wantsModel ? this.engine.ready : Boolean(this.loaded && this.engine.worker); }
 
     async start() {
       const { definition, figure } = this;
@@ -92,7 +94,7 @@ live.define(function shell(live) {
         set: (changes) => this.set(changes),
         load: () => this.load(),
       };
-      this.engine.onready.add(() => this.onready());
+      if (this.wantsModel) this.engine.onready.add(() => this.onready());
       if (this.ready) this.onready();
       await this.fromAddress();
     }
@@ -112,9 +114,10 @@ live.define(function shell(live) {
     }
 
     async label() {
-      const size = live.assets["gpt2-mini.bin"].bytes + live.assets["merges.txt"].bytes;
-      this.loader.textContent = `Load GPT-2 mini (${megabytes(size)})`;
-      if (await live.isCached("gpt2-mini.bin")) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
+      const [name, files] = this.wantsModel ? ["GPT-2 mini", ["gpt2-mini.bin", "merges.txt"]]
+        : ["the tokenizers", ["merges.txt", "bert-vocabulary.txt"]];
+      this.loader.textContent = `Load ${name} (${megabytes(files.reduce((sum, file) => sum + live.assets[file].bytes, 0))})`;
+      if (this.wantsModel && (await live.isCached("gpt2-mini.bin"))) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
     }
 
     mark(state) { this.figure.dataset.state = state; }
@@ -125,28 +128,36 @@ live.define(function shell(live) {
       this.undo.disabled = !this.past.length;
     }
 
-    // Change the state. What is not at hand is asked for; the change waits until the reader loads it.
-    async change(changes, { remember = true, load = false } = {}) {
-      const turn = ++this.turn;
-      const next = this.definition.tidy({ ...this.state, ...changes }, this.stored);
-      const need = this.definition.needs(next, this);
-      if (need === "model" && !this.ready) {
-        if (!load) return this.ask(changes);
-        await this.load();
-      } else if (need === "tokenizers") await this.loadTokenizers();
+    // Change the state. What the model must compute waits until the reader loads it; the tokenizers
+    // are small and come by themselves. Changes with the same `merge`, such as one slider's, are one undo.
+    // A change may be a function of the state, which then includes what is still being computed.
+    async change(changes, { remember = true, load = false, merge = null } = {}) {
+      const need = this.definition.needs(this.tidied(changes), this);
+      if (need && !this.ready) {
+        if (need === "model" && !load) return this.ask(changes);
+        try { await this.load(); } catch (error) { if (load) throw error; return; }
+      }
+      const turn = ++this.turn, next = (this.wanted = this.tidied(changes));
       let numbers;
       try {
         numbers = await this.definition.numbers(next, this);
       } catch (error) {
+        if (turn === this.turn) this.wanted = null;
         return this.fail(error);
       }
       if (turn !== this.turn) return; // a later change has overtaken this one
       this.fault.hidden = true;
-      if (remember) this.past.push(this.state);
+      const goesOn = merge && merge === this.merging && performance.now() - this.changed < 1500;
+      if (remember && !goesOn) this.past.push(this.state);
       if (this.past.length > 100) this.past.shift();
-      Object.assign(this, { state: next, numbers, pending: null });
+      Object.assign(this, { state: next, numbers, wanted: null, pending: null, merging: merge, changed: performance.now() });
       this.show();
       this.writeAddress();
+    }
+
+    tidied(changes) {
+      const from = this.wanted ?? this.state;
+      return this.definition.tidy({ ...from, ...(typeof changes === "function" ? changes(from) : changes) }, this.stored);
     }
 
     async set(changes) {
@@ -160,19 +171,6 @@ live.define(function shell(live) {
       this.figure.classList.add("live-asks");
     }
 
-    async loadTokenizers() {
-      if (this.tokenizersReady) return;
-      try {
-        this.mark("loading");
-        await Promise.all([this.engine.loadTokenizer(), this.engine.loadWordPiece()]);
-        this.tokenizersReady = true;
-        this.mark(this.ready ? "ready" : "stored");
-      } catch (error) {
-        this.fail(error);
-        throw error;
-      }
-    }
-
     async load() {
       if (this.ready) return;
       this.abort = new AbortController();
@@ -183,7 +181,9 @@ live.define(function shell(live) {
       if (live.base.startsWith("file:")) this.bar.removeAttribute("value"); // no way to know how far
       try {
         const progress = (share) => { if (!live.base.startsWith("file:")) this.bar.value = share; };
-        await this.engine.load({ progress, signal: this.abort.signal });
+        const options = { progress, signal: this.abort.signal };
+        if (this.wantsModel) await this.engine.load(options);
+        else await Promise.all([this.engine.loadTokenizer(options), this.engine.loadWordPiece(options)]);
       } catch (error) {
         this.loader.hidden = false;
         this.fail(error);
@@ -191,6 +191,9 @@ live.define(function shell(live) {
       } finally {
         for (const node of [this.bar, this.stopper]) node.hidden = true;
       }
+      if (this.wantsModel) return;
+      this.loaded = true;
+      await this.onready();
     }
 
     async onready() {
@@ -199,7 +202,6 @@ live.define(function shell(live) {
       this.mark("ready");
       const changes = this.pending ?? {};
       await this.change(changes, { remember: Boolean(this.pending) });
-      if (!this.pending) this.definition.onready?.(this);
     }
 
     fail(error) {
@@ -207,7 +209,7 @@ live.define(function shell(live) {
       this.fault.textContent = error instanceof live.Fault ? error.message
         : `This did not work (${error.message}). Press Reset; if it happens again, reload the page.`;
       this.fault.hidden = false;
-      if (!this.engine.ready) this.loader.hidden = false;
+      if (!this.ready) this.loader.hidden = false;
     }
 
     async back() {
