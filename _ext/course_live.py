@@ -11,6 +11,7 @@ tokenizers, each as a file and as a script that holds the file, for pages opened
 import base64
 import hashlib
 import html
+import io
 import json
 import math
 import re
@@ -21,12 +22,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
+from course_utils.positions import alibi_bias, rotary_table, rotate, sinusoidal
 from tools import live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
@@ -38,6 +41,7 @@ CAPTIONS = {
     "attention": "The heads of GPT-2 mini on one sentence: each looks at other tokens.",
     "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
+    "positions": "The score of one query and one key at every pair of places, told in three ways.",
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -398,6 +402,46 @@ def still_machine(stored: dict[str, Any]) -> str:
     return f"{chips(stored['tokens'])}<ol>{rows}</ol>{bars(stored['top'])}"
 
 
+def stored_positions() -> dict[str, Any]:
+    """Return a query and a key, drawn once, and where they stand at first."""
+    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(5))
+    near = k + 0.6 * q  # alike enough for a clear score
+    return {
+        "q": [round(v, 3) for v in q.tolist()],
+        "k": [round(v, 3) for v in near.tolist()],
+        **{"n": 32, "n_head": 8, "kind": "sinusoidal", "a": 20, "b": 12, "base": 10_000, "head": 2},
+    }
+
+
+def scores_of_pairs(stored: dict[str, Any], kind: str) -> Tensor:
+    """Return the score of the query at each place and the key at each place, ``(n, n)``."""
+    q, k = (torch.tensor(stored[name], dtype=torch.float64) for name in "qk")
+    places, d = torch.arange(stored["n"]).double(), len(stored["q"])
+    if kind == "sinusoidal":
+        table = sinusoidal(places, d, stored["base"])
+        q, k = q + table, k + table
+    elif kind == "rotary":
+        table = rotary_table(places, d, stored["base"])
+        q, k = rotate(q, *table), rotate(k, *table)
+    scores = (q @ k.mT if q.dim() == 2 else q @ k) / math.sqrt(d)
+    if kind == "alibi":
+        n = stored["n"]
+        scores = scores + alibi_bias(stored["n_head"], n, n, dtype=torch.float64)[stored["head"]]
+    return scores
+
+
+def still_positions(stored: dict[str, Any]) -> str:
+    """Return the three maps of scores side by side, as they stand without JavaScript."""
+    maps = []
+    for kind, name in (("sinusoidal", "sinusoids"), ("rotary", "RoPE"), ("alibi", "ALiBi")):
+        picture = io.BytesIO()
+        plt.imsave(picture, scores_of_pairs(stored, kind).numpy(), cmap="RdBu_r", format="png")
+        data = base64.b64encode(picture.getvalue()).decode("ascii")
+        image = f'<img src="data:image/png;base64,{data}" alt="scores of all pairs with {name}">'
+        maps.append(f"<div>{image}<p>{name}</p></div>")
+    return f'<div class="live-maps">{"".join(maps)}</div>'
+
+
 def still_attention(stored: dict[str, Any]) -> str:
     """Return one row of weights as bars, as it stands without JavaScript."""
     row = stored["packed"][stored["layer"]][stored["head"]][stored["query"]]
@@ -415,6 +459,7 @@ STORED = {
     "attention": stored_attention,
     "machine": stored_machine,
     "sampling": stored_sampling,
+    "positions": stored_positions,
 }
 STILLS = {
     "writer": still_writer,
@@ -422,6 +467,7 @@ STILLS = {
     "attention": still_attention,
     "machine": still_machine,
     "sampling": still_sampling,
+    "positions": still_positions,
 }
 
 

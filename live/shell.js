@@ -5,6 +5,7 @@
 //   title, hint         what it is, and one thing to try
 //   initial(stored)     the state it begins with, plain data
 //   tidy(state, stored) the state with every value in its range: an address may hold anything
+//   loads               "model" (the default), "tokenizers", or "" if it computes by itself
 //   needs(state, frame) what must be loaded to show a state: "", "tokenizers" or "model"
 //   numbers(state, frame)     a promise of what is shown
 //   build(frame)        makes the controls in frame.stage, returns draw(state, numbers)
@@ -69,12 +70,13 @@ live.define(function shell(live) {
     constructor(figure, name) {
       Object.assign(this, { figure, name, stored: live.stored[name], past: [], turn: 0, engine: live.engine });
       this.definition = elements[name];
-      this.wantsModel = this.definition.loads !== "tokenizers";
+      this.loads = this.definition.loads ?? "model";
+      this.wantsModel = this.loads === "model";
       this.state = this.definition.tidy(this.definition.initial(this.stored), this.stored);
     }
 
     // Whether all that this figure can use is there: the model, or for some the tokenizers alone.
-    get ready() { return this.wantsModel ? this.engine.ready : Boolean(this.loaded && this.engine.worker); }
+    get ready() { return !this.loads || (this.wantsModel ? this.engine.ready : Boolean(this.loaded && this.engine.worker)); }
 
     async start() {
       const { definition, figure } = this;
@@ -114,6 +116,8 @@ live.define(function shell(live) {
     }
 
     async label() {
+      this.loader.hidden = !this.loads;
+      if (!this.loads) return;
       const [name, files] = this.wantsModel ? ["GPT-2 mini", ["gpt2-mini.bin", "merges.txt"]]
         : ["the tokenizers", ["merges.txt", "bert-vocabulary.txt"]];
       this.loader.textContent = `Load ${name} (${megabytes(files.reduce((sum, file) => sum + live.assets[file].bytes, 0))})`;
