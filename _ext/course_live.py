@@ -30,7 +30,13 @@ from course_utils import assets, pretrained
 from tools import live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
-ENGINE = ("live", "tokenizer", "wordpiece", "gpt2", "sampling", "engine", "shell")
+SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
+#: An element that brings its own model needs only these.
+FRAME = ("live", "shell")
+WITHOUT_ENGINE = ("train",)
+#: Those that the engine fetches for its worker when the reader asks for a model.
+WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
+LIVE = Path(__file__).resolve().parents[1] / "live"
 HERE = re.compile(r'<div class="live-here" data-live="(\w+)">(.*?)</div>', re.DOTALL)
 CAPTIONS = {
     "writer": "GPT-2 mini writes. Bars: what it holds likely as the next token.",
@@ -38,6 +44,17 @@ CAPTIONS = {
     "attention": "The heads of GPT-2 mini on one sentence: each looks at other tokens.",
     "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
+    "train": live_train.CAPTION,
+}
+
+#: How tall each figure gets, in rem, beside the sidebar and on a phone.
+TALL = {
+    "writer": (38, 66),
+    "tokenizer": (54, 78),
+    "attention": (51, 91),
+    "machine": (57, 97),
+    "sampling": (43, 82),
+    "train": (47, 78),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -129,7 +146,11 @@ def write_assets(target: Path) -> None:
         text = base64.b64encode(content).decode("ascii")
         (target / "model" / f"{name}.js").write_text(f'live.arrive("{name}", "{text}");\n')
         table[name] = {"bytes": len(content), "version": hashlib.sha256(content).hexdigest()[:12]}
-    (target / "assets.js").write_text(f"live.assets = {json.dumps(table)};\n")
+    (target / "model" / live_train.ON_REQUEST).write_text(live_train.text_script())
+    sources = b"".join((LIVE / f"{name}.js").read_bytes() for name in WORKER)
+    version = hashlib.sha256(sources).hexdigest()[:12]
+    text = f'live.assets = {json.dumps(table)};\nlive.version = "{version}";\n'
+    (target / "assets.js").write_text(text)
 
 
 # --- what is shown before the model is there -----------------------------------------------------
@@ -179,10 +200,17 @@ def bars(top: Top) -> str:
     rows = "".join(
         f'<li><span class="live-bar" style="--p: {100 * p / top[0][1]:.1f}%">'
         f'<span class="live-token">{html.escape(visible(token))}</span>'
-        f'<span class="live-track"></span><span class="live-p">{p:.0%}</span></span></li>'
+        f'<span class="live-track"></span><span class="live-p">{percent(p)}</span></span></li>'
         for token, p, _ in top
     )
     return f'<ol class="live-top">{rows}</ol>'
+
+
+def percent(p: float) -> str:
+    """Return a probability as the page writes it."""
+    if p >= 0.0995:
+        return f"{p:.0%}"
+    return f"{p:.1%}" if p >= 0.00095 else "&lt;0.1%" if p else "0%"
 
 
 def visible(token: str) -> str:
@@ -278,6 +306,7 @@ def stored_sampling() -> dict[str, Any]:
     return {
         "text": text,
         "size": len(logits),
+        "log_total": round(logits.logsumexp(0).item(), 5),
         "previous": [head.index(id_) for id_ in ids],
         "head": [[tokenizer.decode([i]), i, round(logits[i].item(), 5)] for i in head],
         "knots": [round(value, 4) for value in rest[places].tolist()],
@@ -286,10 +315,8 @@ def stored_sampling() -> dict[str, Any]:
 
 def still_sampling(stored: dict[str, Any]) -> str:
     """Return the likeliest tokens as they stand without JavaScript."""
-    logits = torch.tensor([logit for _, _, logit in stored["head"]])
-    chances = logits.softmax(-1).tolist()
-    pairs = zip(stored["head"][:10], chances, strict=False)
-    top = [[token, p, id_] for (token, id_, _), p in pairs]
+    total = stored["log_total"]
+    top = [[token, math.exp(logit - total), id_] for token, id_, logit in stored["head"][:10]]
     return f"<p><b>{html.escape(stored['text'])}</b> …</p>{bars(top)}"
 
 
@@ -392,21 +419,20 @@ def stored_machine() -> dict[str, Any]:
 def still_machine(stored: dict[str, Any]) -> str:
     """Return what the stream would say after each block, as it stands without JavaScript."""
     rows = "".join(
-        f"<li>after block {layer}: “{html.escape(visible(token))}”, {p:.0%}</li>"
+        f"<li>after block {layer}: “{html.escape(visible(token))}”, {percent(p)}</li>"
         for layer, ((token, p), *_) in enumerate(stored["lens"][2::2])
     )
-    return f"{chips(stored['tokens'])}<ol>{rows}</ol>{bars(stored['top'])}"
+    return f"{chips(stored['tokens'])}<ul>{rows}</ul>{bars(stored['top'])}"
 
 
 def still_attention(stored: dict[str, Any]) -> str:
     """Return one row of weights as bars, as it stands without JavaScript."""
     row = stored["packed"][stored["layer"]][stored["head"]][stored["query"]]
     seen = torch.tensor(row[: stored["query"] + 1]).softmax(-1).tolist()
-    largest = max(seen)
     order = [[token, p, 0] for token, p in zip(stored["tokens"], seen, strict=False)]
-    order.sort(key=lambda pair: pair[1] != largest)  # the first one sets the scale of the bars
+    order.sort(key=lambda pair: -pair[1])  # the first one sets the scale of the bars
     asks = html.escape(visible(stored["tokens"][stored["query"]]))
-    return f"{chips(stored['tokens'])}<p>“{asks}” takes most from:</p>{bars(order)}"
+    return f"{chips(stored['tokens'])}<p>“{asks}” takes most from:</p>{bars(order[:6])}"
 
 
 STORED = {
@@ -415,6 +441,7 @@ STORED = {
     "attention": stored_attention,
     "machine": stored_machine,
     "sampling": stored_sampling,
+    "train": live_train.data,
 }
 STILLS = {
     "writer": still_writer,
@@ -422,6 +449,7 @@ STILLS = {
     "attention": still_attention,
     "machine": still_machine,
     "sampling": still_sampling,
+    "train": live_train.still,
 }
 
 
@@ -437,11 +465,13 @@ def stored(name: str) -> dict[str, Any]:
 
 def figure(name: str) -> str:
     """Return the figure of an element, as it stands without JavaScript and on paper."""
-    if name == "train":
-        return live_train.figure()
     still = f'<div class="live-still">{STILLS[name](stored(name))}</div>'
     caption = f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption>"
-    opening = f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored">'
+    room = "--tall: {}rem; --tall-narrow: {}rem".format(*TALL[name])
+    opening = (
+        f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored" '
+        f'style="{room}">'
+    )
     return f"{opening}{still}{caption}</figure>"
 
 
@@ -452,15 +482,10 @@ def bring_to_life(app, pagename, templatename, context, doctree):
     if not names:
         return
     context["body"] = HERE.sub(lambda found: figure(found[1]), body)
-    training = "train" in names  # it has a model of its own and none of the others' engine
-    files = ["train/train", "train/start"] if training else []
-    if training:
-        names.remove("train")
-        app.add_css_file("live/train/train.css")
-    if names:
-        app.add_css_file("live/live.css")
-        files += [*ENGINE, "assets"]
+    app.add_css_file("live/live.css")
+    files = list(FRAME if set(names) <= set(WITHOUT_ENGINE) else SCRIPTS)
     for name in names:
+        app.add_css_file(f"live/elements/{name}.css")
         files += [f"stored/{name}", f"elements/{name}"]
     for number, file in enumerate(files):
         app.add_js_file(f"live/{file}.js", loading_method="defer", priority=600 + number)
@@ -475,7 +500,6 @@ def write_site(live: Path, target: Path) -> None:
         text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
         path = target / "stored" / f"{name}.js"
         path.write_text(f"live.stored.{name} = {text};\n", encoding="utf-8")
-    live_train.write_files(target / "train")
 
 
 def write_files(app, exception):

@@ -35,19 +35,19 @@ def write_engine(folder):
     live = folder / "_static" / "live"
     shutil.copytree(ROOT / "live", live, dirs_exist_ok=True)
     course_live.write_assets(live)
-    names = [name for name in course_live.ENGINE if name != "shell"]
+    names = [course_live.SCRIPTS[0], *course_live.WORKER, *course_live.SCRIPTS[1:-1]]
     scripts = "".join(f'<script src="_static/live/{name}.js"></script>' for name in names)
-    assets = '<script src="_static/live/assets.js"></script>'
-    (folder / "engine.html").write_text(BLANK + scripts + assets, encoding="utf-8")
+    (folder / "engine.html").write_text(BLANK + scripts, encoding="utf-8")
 
 
 def write_figures(folder):
     """Write a page for each figure, as the site has it, without the rest of the site."""
     course_live.write_site(ROOT / "live", folder / "_static" / "live")
     for name in course_live.STORED:
-        files = [*course_live.ENGINE, "assets", f"stored/{name}", f"elements/{name}"]
+        files = [*course_live.SCRIPTS, f"stored/{name}", f"elements/{name}"]
         scripts = "".join(f'<script src="_static/live/{f}.js" defer></script>' for f in files)
-        style = '<link rel="stylesheet" href="_static/live/live.css">'
+        sheets = ("live", f"elements/{name}")
+        style = "".join(f'<link rel="stylesheet" href="_static/live/{s}.css">' for s in sheets)
         view = '<meta name="viewport" content="width=device-width">'
         page = BLANK + view + style + scripts + course_live.figure(name)
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
@@ -62,7 +62,7 @@ def open_figure(browser, site, name, *, address="", width=1024, touch=False, jav
         reduced_motion="reduce",
     )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # a busy machine is slow
     page.errors, page.asked = [], []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))

@@ -12,7 +12,7 @@ from tests.test_live import with_edits
 
 from _ext import course_live  # isort: skip
 
-NAMES = tuple(course_live.STORED)
+NAMES = tuple(name for name in course_live.STORED if name not in course_live.WITHOUT_ENGINE)
 #: What `figure.live.get()` must tell, by element.
 FIELDS = {
     "writer": {"text", "top"},
@@ -179,15 +179,14 @@ def test_a_missing_model_is_a_sentence_in_the_figure(opened, name):
     page.errors.clear()  # the browser itself reports the file that did not come
 
 
-def test_the_stored_beginnings_are_light(site):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_light_before_the_reader_asks(site, name):
     live = site / "_static" / "live"
-    for name in NAMES:
-        stored = (live / "stored" / f"{name}.js").stat().st_size
-        assert stored <= 150_000, name
-        scripts = [f"{part}.js" for part in course_live.ENGINE]
-        scripts += ["assets.js", "live.css", f"elements/{name}.js"]
-        weight = stored + sum((live / script).stat().st_size for script in scripts)
-        assert weight <= 150_000, (name, weight)
+    files = [f"{part}.js" for part in course_live.SCRIPTS]
+    files += ["live.css", f"elements/{name}.js", f"elements/{name}.css"]
+    weight = sum((live / file).stat().st_size for file in files)
+    assert weight <= 60_000, f"scripts and styles: {weight}"
+    assert (live / "stored" / f"{name}.js").stat().st_size <= 60_000
 
 
 # --- the writer ---------------------------------------------------------------------------------------
