@@ -11,29 +11,32 @@ tokenizers, each as a file and as a script that holds the file, for pages opened
 import base64
 import hashlib
 import html
-import io
 import json
 import math
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
-from course_utils.positions import alibi_bias, rotary_table, rotate, sinusoidal
-from tools import live_train
+from tools import live_diagnosis, live_positions, live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
-ENGINE = ("live", "tokenizer", "wordpiece", "gpt2", "sampling", "engine", "shell")
+SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
+#: An element that computes by itself needs only these.
+FRAME = ("live", "shell")
+WITHOUT_ENGINE = ("positions", "train", "diagnosis")
+#: Those that the engine fetches for its worker when the reader asks for a model.
+WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
+LIVE = Path(__file__).resolve().parents[1] / "live"
 HERE = re.compile(r'<div class="live-here" data-live="(\w+)">(.*?)</div>', re.DOTALL)
 CAPTIONS = {
     "writer": "GPT-2 mini writes. Bars: what it holds likely as the next token.",
@@ -41,7 +44,21 @@ CAPTIONS = {
     "attention": "The heads of GPT-2 mini on one sentence: each looks at other tokens.",
     "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
-    "positions": "The score of one query and one key at every pair of places, told in three ways.",
+    "positions": live_positions.CAPTION,
+    "train": live_train.CAPTION,
+    "diagnosis": live_diagnosis.CAPTION,
+}
+
+#: How tall each figure gets, in rem, beside the sidebar and on a phone.
+TALL = {
+    "writer": (38, 66),
+    "tokenizer": (54, 78),
+    "attention": (51, 91),
+    "machine": (57, 97),
+    "sampling": (43, 82),
+    "positions": (50, 88),
+    "train": (47, 78),
+    "diagnosis": (26, 38),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -133,7 +150,11 @@ def write_assets(target: Path) -> None:
         text = base64.b64encode(content).decode("ascii")
         (target / "model" / f"{name}.js").write_text(f'live.arrive("{name}", "{text}");\n')
         table[name] = {"bytes": len(content), "version": hashlib.sha256(content).hexdigest()[:12]}
-    (target / "assets.js").write_text(f"live.assets = {json.dumps(table)};\n")
+    (target / "model" / live_train.ON_REQUEST).write_text(live_train.text_script())
+    sources = b"".join((LIVE / f"{name}.js").read_bytes() for name in WORKER)
+    version = hashlib.sha256(sources).hexdigest()[:12]
+    text = f'live.assets = {json.dumps(table)};\nlive.version = "{version}";\n'
+    (target / "assets.js").write_text(text)
 
 
 # --- what is shown before the model is there -----------------------------------------------------
@@ -183,10 +204,17 @@ def bars(top: Top) -> str:
     rows = "".join(
         f'<li><span class="live-bar" style="--p: {100 * p / top[0][1]:.1f}%">'
         f'<span class="live-token">{html.escape(visible(token))}</span>'
-        f'<span class="live-track"></span><span class="live-p">{p:.0%}</span></span></li>'
+        f'<span class="live-track"></span><span class="live-p">{percent(p)}</span></span></li>'
         for token, p, _ in top
     )
     return f'<ol class="live-top">{rows}</ol>'
+
+
+def percent(p: float) -> str:
+    """Return a probability as the page writes it."""
+    if p >= 0.0995:
+        return f"{p:.0%}"
+    return f"{p:.1%}" if p >= 0.00095 else "&lt;0.1%" if p else "0%"
 
 
 def visible(token: str) -> str:
@@ -282,6 +310,7 @@ def stored_sampling() -> dict[str, Any]:
     return {
         "text": text,
         "size": len(logits),
+        "log_total": round(logits.logsumexp(0).item(), 5),
         "previous": [head.index(id_) for id_ in ids],
         "head": [[tokenizer.decode([i]), i, round(logits[i].item(), 5)] for i in head],
         "knots": [round(value, 4) for value in rest[places].tolist()],
@@ -290,10 +319,8 @@ def stored_sampling() -> dict[str, Any]:
 
 def still_sampling(stored: dict[str, Any]) -> str:
     """Return the likeliest tokens as they stand without JavaScript."""
-    logits = torch.tensor([logit for _, _, logit in stored["head"]])
-    chances = logits.softmax(-1).tolist()
-    pairs = zip(stored["head"][:10], chances, strict=False)
-    top = [[token, p, id_] for (token, id_, _), p in pairs]
+    total = stored["log_total"]
+    top = [[token, math.exp(logit - total), id_] for token, id_, logit in stored["head"][:10]]
     return f"<p><b>{html.escape(stored['text'])}</b> …</p>{bars(top)}"
 
 
@@ -396,61 +423,20 @@ def stored_machine() -> dict[str, Any]:
 def still_machine(stored: dict[str, Any]) -> str:
     """Return what the stream would say after each block, as it stands without JavaScript."""
     rows = "".join(
-        f"<li>after block {layer}: “{html.escape(visible(token))}”, {p:.0%}</li>"
+        f"<li>after block {layer}: “{html.escape(visible(token))}”, {percent(p)}</li>"
         for layer, ((token, p), *_) in enumerate(stored["lens"][2::2])
     )
-    return f"{chips(stored['tokens'])}<ol>{rows}</ol>{bars(stored['top'])}"
-
-
-def stored_positions() -> dict[str, Any]:
-    """Return a query and a key, drawn once, and where they stand at first."""
-    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(5))
-    near = k + 0.6 * q  # alike enough for a clear score
-    return {
-        "q": [round(v, 3) for v in q.tolist()],
-        "k": [round(v, 3) for v in near.tolist()],
-        **{"n": 32, "n_head": 8, "kind": "sinusoidal", "a": 20, "b": 12, "base": 10_000, "head": 2},
-    }
-
-
-def scores_of_pairs(stored: dict[str, Any], kind: str) -> Tensor:
-    """Return the score of the query at each place and the key at each place, ``(n, n)``."""
-    q, k = (torch.tensor(stored[name], dtype=torch.float64) for name in "qk")
-    places, d = torch.arange(stored["n"]).double(), len(stored["q"])
-    if kind == "sinusoidal":
-        table = sinusoidal(places, d, stored["base"])
-        q, k = q + table, k + table
-    elif kind == "rotary":
-        table = rotary_table(places, d, stored["base"])
-        q, k = rotate(q, *table), rotate(k, *table)
-    scores = (q @ k.mT if q.dim() == 2 else q @ k) / math.sqrt(d)
-    if kind == "alibi":
-        n = stored["n"]
-        scores = scores + alibi_bias(stored["n_head"], n, n, dtype=torch.float64)[stored["head"]]
-    return scores
-
-
-def still_positions(stored: dict[str, Any]) -> str:
-    """Return the three maps of scores side by side, as they stand without JavaScript."""
-    maps = []
-    for kind, name in (("sinusoidal", "sinusoids"), ("rotary", "RoPE"), ("alibi", "ALiBi")):
-        picture = io.BytesIO()
-        plt.imsave(picture, scores_of_pairs(stored, kind).numpy(), cmap="RdBu_r", format="png")
-        data = base64.b64encode(picture.getvalue()).decode("ascii")
-        image = f'<img src="data:image/png;base64,{data}" alt="scores of all pairs with {name}">'
-        maps.append(f"<div>{image}<p>{name}</p></div>")
-    return f'<div class="live-maps">{"".join(maps)}</div>'
+    return f"{chips(stored['tokens'])}<ul>{rows}</ul>{bars(stored['top'])}"
 
 
 def still_attention(stored: dict[str, Any]) -> str:
     """Return one row of weights as bars, as it stands without JavaScript."""
     row = stored["packed"][stored["layer"]][stored["head"]][stored["query"]]
     seen = torch.tensor(row[: stored["query"] + 1]).softmax(-1).tolist()
-    largest = max(seen)
     order = [[token, p, 0] for token, p in zip(stored["tokens"], seen, strict=False)]
-    order.sort(key=lambda pair: pair[1] != largest)  # the first one sets the scale of the bars
+    order.sort(key=lambda pair: -pair[1])  # the first one sets the scale of the bars
     asks = html.escape(visible(stored["tokens"][stored["query"]]))
-    return f"{chips(stored['tokens'])}<p>“{asks}” takes most from:</p>{bars(order)}"
+    return f"{chips(stored['tokens'])}<p>“{asks}” takes most from:</p>{bars(order[:6])}"
 
 
 STORED = {
@@ -459,7 +445,8 @@ STORED = {
     "attention": stored_attention,
     "machine": stored_machine,
     "sampling": stored_sampling,
-    "positions": stored_positions,
+    "positions": live_positions.data,
+    "train": live_train.data,
 }
 STILLS = {
     "writer": still_writer,
@@ -467,13 +454,23 @@ STILLS = {
     "attention": still_attention,
     "machine": still_machine,
     "sampling": still_sampling,
-    "positions": still_positions,
+    "positions": live_positions.still,
+    "train": live_train.still,
+    "diagnosis": live_diagnosis.still,
+}
+
+
+STORED |= {
+    f"diagnosis-{key}": partial(live_diagnosis.data, key) for key in live_diagnosis.homework()
 }
 
 
 @cache
 def stored(name: str) -> dict[str, Any]:
-    """Return what element ``name`` shows before the model is there."""
+    """Return what an element shows before the model is there.
+
+    ``name`` is the element's; "diagnosis-hw2" for the one that belongs to a homework.
+    """
     with torch.no_grad():
         return STORED[name]()
 
@@ -481,33 +478,39 @@ def stored(name: str) -> dict[str, Any]:
 # --- the site ------------------------------------------------------------------------------------
 
 
-def figure(name: str) -> str:
-    """Return the figure of an element, as it stands without JavaScript and on paper."""
-    if name == "train":
-        return live_train.figure()
-    still = f'<div class="live-still">{STILLS[name](stored(name))}</div>'
+def figure(file: str) -> str:
+    """Return the figure of an element, as it stands without JavaScript and on paper.
+
+    ``file`` is the name of what it shows at first, see :func:`stored`.
+    """
+    name = file.partition("-")[0]
+    still = f'<div class="live-still">{STILLS[name](stored(file))}</div>'
     caption = f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption>"
-    opening = f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored">'
+    room = "--tall: {}rem; --tall-narrow: {}rem".format(*TALL[name])
+    opening = (
+        f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored" '
+        f'style="{room}">'
+    )
     return f"{opening}{still}{caption}</figure>"
 
 
 def bring_to_life(app, pagename, templatename, context, doctree):
     """Put the figures where the page says so, and load what they need on this page alone."""
     body = context.get("body", "")
+    homework = re.search(r"homework/(\w+?)_", pagename)
+
+    def beginning(name: str) -> str:
+        return f"{name}-{homework[1]}" if homework and name == "diagnosis" else name
+
     names = list(dict.fromkeys(name for name, _ in HERE.findall(body)))
     if not names:
         return
-    context["body"] = HERE.sub(lambda found: figure(found[1]), body)
-    training = "train" in names  # it has a model of its own and none of the others' engine
-    files = ["train/train", "train/start"] if training else []
-    if training:
-        names.remove("train")
-        app.add_css_file("live/train/train.css")
-    if names:
-        app.add_css_file("live/live.css")
-        files += [*ENGINE, "assets"]
+    context["body"] = HERE.sub(lambda found: figure(beginning(found[1])), body)
+    app.add_css_file("live/live.css")
+    files = list(FRAME if set(names) <= set(WITHOUT_ENGINE) else SCRIPTS)
     for name in names:
-        files += [f"stored/{name}", f"elements/{name}"]
+        app.add_css_file(f"live/elements/{name}.css")
+        files += [f"stored/{beginning(name)}", f"elements/{name}"]
     for number, file in enumerate(files):
         app.add_js_file(f"live/{file}.js", loading_method="defer", priority=600 + number)
 
@@ -516,12 +519,16 @@ def write_site(live: Path, target: Path) -> None:
     """Write all that living figures need into ``target``; ``live`` holds their scripts."""
     shutil.copytree(live, target, dirs_exist_ok=True)
     write_assets(target)
-    (target / "stored").mkdir(exist_ok=True)
     for name in STORED:
-        text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
-        path = target / "stored" / f"{name}.js"
-        path.write_text(f"live.stored.{name} = {text};\n", encoding="utf-8")
-    live_train.write_files(target / "train")
+        write_stored(target / "stored", name)
+
+
+def write_stored(folder: Path, name: str) -> None:
+    """Write what an element shows at first into ``folder``, as a script."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
+    element = name.partition("-")[0]
+    (folder / f"{name}.js").write_text(f"live.stored.{element} = {text};\n", encoding="utf-8")
 
 
 def write_files(app, exception):

@@ -11,6 +11,8 @@
 //   build(frame)        makes the controls in frame.stage, returns draw(state, numbers)
 //   report(state, numbers)    what figure.live.get() tells
 //   says(state, numbers)      a sentence for the status line, which screen readers read out
+// One that is no function of a state, because it runs, has `mount(figure, stored)` instead of all but
+// title and hint; it uses the same head, buttons, address, picture and classes.
 live.define(function shell(live) {
   "use strict";
 
@@ -64,6 +66,36 @@ live.define(function shell(live) {
       h("span.live-token", {}, live.visible(token)), h("span.live-track", {}), h("span.live-p", {}, note ?? live.percent(p)));
   };
 
+  live.head = ({ title, hint }) =>
+    h("div.live-head", {}, h("strong.live-title", {}, title), h("span.live-hint", {}, hint));
+  live.press = (label, onclick, attributes) => h("button.live-button", { onclick, ...attributes }, label);
+  live.statusLine = () => h("p.live-said", { role: "status", "aria-live": "polite" });
+  live.faultLine = () => h("p.live-fault", { role: "alert", hidden: true });
+
+  // ---- The address: #live=NAME&text=… ----------------------------------------------------------
+
+  // The fields that the address holds for a figure, as strings, or null.
+  live.fromAddress = function (name) {
+    const { live: wanted, ...fields } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    return wanted === name ? fields : null;
+  };
+
+  const hashOf = (name, fields) => `#${new URLSearchParams({ live: name, ...fields })}`;
+
+  live.toAddress = function (name, fields) {
+    try { history.replaceState(history.state, "", hashOf(name, fields)); } catch { /* too often, or too long */ }
+  };
+
+  live.copyLink = async function (name, fields, said) {
+    live.toAddress(name, fields);
+    try {
+      await navigator.clipboard.writeText(location.href.split("#")[0] + hashOf(name, fields));
+      said.textContent = "The link is copied. It leads to this figure as it is now.";
+    } catch {
+      said.textContent = "The address bar now holds the link to this figure as it is.";
+    }
+  };
+
   // ---- One figure ------------------------------------------------------------------------------
 
   class Frame {
@@ -81,12 +113,11 @@ live.define(function shell(live) {
     async start() {
       const { definition, figure } = this;
       this.stage = h("div.live-stage");
-      this.said = h("p.live-said", { role: "status", "aria-live": "polite" });
-      this.fault = h("p.live-fault", { role: "alert", hidden: true });
+      this.said = live.statusLine();
+      this.fault = live.faultLine();
       this.tools = h("div.live-tools", { role: "group", "aria-label": "This figure" });
-      const head = h("div.live-head", {}, h("strong.live-title", {}, definition.title), h("span.live-hint", {}, definition.hint));
       figure.querySelector(".live-still")?.remove();
-      figure.prepend(head, this.stage, this.said, this.fault, this.tools);
+      figure.prepend(live.head(definition), this.stage, this.said, this.fault, this.tools);
       this.makeTools();
       this.draw = definition.build(this);
       this.numbers = await definition.numbers(this.state, this);
@@ -102,7 +133,7 @@ live.define(function shell(live) {
     }
 
     makeTools() {
-      const button = (label, onclick, attributes) => h("button.live-button", { onclick, ...attributes }, label);
+      const button = live.press;
       this.loader = button("", () => this.load().catch(() => {}), {});
       this.loader.classList.add("live-load");
       this.stopper = button("Stop loading", () => this.abort?.abort(), { hidden: true });
@@ -230,25 +261,22 @@ live.define(function shell(live) {
       await this.change(this.definition.initial(this.stored));
     }
 
-    // ---- The address: #live=NAME&text=… ----------------------------------------------------------
-
-    address() {
-      const start = this.definition.initial(this.stored), parts = new URLSearchParams({ live: this.name });
+    // What differs from the beginning, as the address holds it.
+    fields() {
+      const start = this.definition.initial(this.stored), fields = {};
       for (const [key, value] of Object.entries(this.state))
         if (JSON.stringify(value) !== JSON.stringify(start[key]))
-          parts.set(key, typeof value === "string" ? value : JSON.stringify(value));
-      return `#${parts}`;
+          fields[key] = typeof value === "string" ? value : JSON.stringify(value);
+      return fields;
     }
 
-    writeAddress() {
-      try { history.replaceState(history.state, "", this.address()); } catch { /* too often, or too long */ }
-    }
+    writeAddress() { live.toAddress(this.name, this.fields()); }
 
     async fromAddress() {
-      const parts = new URLSearchParams(location.hash.slice(1));
-      if (parts.get("live") !== this.name) return;
+      const parts = live.fromAddress(this.name);
+      if (!parts) return;
       const changes = {}, start = this.definition.initial(this.stored);
-      for (const [key, value] of parts) {
+      for (const [key, value] of Object.entries(parts)) {
         if (!(key in start)) continue;
         try { changes[key] = typeof start[key] === "string" ? value : JSON.parse(value); } catch { /* left as it is */ }
       }
@@ -256,16 +284,7 @@ live.define(function shell(live) {
       await this.change(changes, { remember: false });
     }
 
-    async copyLink() {
-      const address = location.href.split("#")[0] + this.address();
-      this.writeAddress();
-      try {
-        await navigator.clipboard.writeText(address);
-        this.said.textContent = "The link is copied. It leads to this figure as it is now.";
-      } catch {
-        this.said.textContent = "The address bar now holds the link to this figure as it is.";
-      }
-    }
+    copyLink() { return live.copyLink(this.name, this.fields(), this.said); }
   }
 
   // ---- A picture of the figure ------------------------------------------------------------------
@@ -279,6 +298,7 @@ live.define(function shell(live) {
       const style = getComputedStyle(node);
       to[i].setAttribute("style", [...style].map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
       if (node.tagName === "TEXTAREA") to[i].textContent = node.value;
+      if (node.tagName === "SELECT") to[i].options[node.selectedIndex]?.setAttribute("selected", "");
       if (node.tagName === "INPUT") to[i].setAttribute("value", node.value);
       if (node.tagName === "CANVAS") {
         const image = h("img", { src: node.toDataURL(), style: to[i].getAttribute("style") });
@@ -309,10 +329,13 @@ live.define(function shell(live) {
 
   // ---- The page ---------------------------------------------------------------------------------
 
-  document.addEventListener("DOMContentLoaded", () => {
+  live.awaken = function () {
     for (const figure of document.querySelectorAll("figure.live[data-live]")) {
-      const name = figure.dataset.live;
-      if (elements[name] && live.stored[name]) new Frame(figure, name).start();
+      const name = figure.dataset.live, definition = elements[name];
+      if (!definition || !live.stored[name]) continue;
+      if (definition.mount) definition.mount(figure, live.stored[name]);
+      else new Frame(figure, name).start();
     }
-  });
+  };
+  document.addEventListener("DOMContentLoaded", live.awaken);
 });

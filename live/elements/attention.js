@@ -124,16 +124,17 @@ live.define(function attentionFigure(live) {
   // A head's weights as a small map: a row for each token that asks, a column for each key.
   function paint(canvas, weights, asks) {
     const T = weights.length, style = getComputedStyle(canvas), context = canvas.getContext("2d");
-    const size = Math.max(1, Math.floor(72 / T));
+    const size = Math.max(1, Math.ceil(144 / T));
     canvas.width = canvas.height = size * T;
     context.fillStyle = style.getPropertyValue("--live-weight").trim() || "#5b4bb7";
     weights.forEach((row, t) => row.forEach((w, j) => {
       context.globalAlpha = Math.min(1, 0.06 + 0.94 * w) * (j > t && !w ? 0.25 : 1);
       context.fillRect(j * size, t * size, size - (size > 4 ? 1 : 0), size - (size > 4 ? 1 : 0));
     }));
+    context.globalAlpha = 0.16; // the row of the token that asks
+    context.fillStyle = style.color;
+    context.fillRect(0, asks * size, size * T, size);
     context.globalAlpha = 1;
-    context.strokeStyle = style.color;
-    context.strokeRect(0.5, asks * size + 0.5, size * T - 1, size - 1);
   }
 
   // Arrow keys move between heads.

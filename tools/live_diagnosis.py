@@ -12,14 +12,24 @@ from typing import Any
 
 from course_checks import exercises, outcomes
 
+CAPTION = "Wrong answers to the exercises of this homework, and what their checks say."
 HOMEWORK = Path(exercises.__file__).parent / "homework.toml"
 LONGEST = 400  # characters of an input that is shown
 
 
-def stored(key: str) -> dict[str, Any]:
-    """Return the exercises of a homework, such as "hw2", each with its wrong answers."""
+def homework() -> list[str]:
+    """Return the keys of all homework that has exercises."""
+    return [key for key, assignment in _assignments().items() if assignment.get("exercises")]
+
+
+def _assignments() -> dict[str, Any]:
     with HOMEWORK.open("rb") as stream:
-        assignment = tomllib.load(stream)[key]
+        return tomllib.load(stream)
+
+
+def data(key: str) -> dict[str, Any]:
+    """Return the exercises of a homework, such as "hw2", each with its wrong answers."""
+    assignment = _assignments()[key]
     checks = [exercises.find(entry["check"]) for entry in assignment["exercises"]]
     parts = [
         {"name": one.name, "task": one.task, "answers": list(wrong_answers(one))} for one in checks
