@@ -51,10 +51,10 @@ CAPTIONS = {
 TALL = {
     "writer": (38, 66),
     "tokenizer": (54, 78),
-    "attention": (51, 91),
-    "machine": (57, 97),
+    "attention": (51, 93),
+    "machine": (57, 104),
     "sampling": (43, 82),
-    "train": (47, 78),
+    "train": (54, 87),
 }
 
 # --- the model's file --------------------------------------------------------------------------
