@@ -53,11 +53,11 @@ CAPTIONS = {
 TALL = {
     "writer": (38, 66),
     "tokenizer": (54, 78),
-    "attention": (51, 91),
-    "machine": (57, 97),
+    "attention": (51, 93),
+    "machine": (57, 104),
     "sampling": (43, 82),
     "positions": (50, 88),
-    "train": (47, 78),
+    "train": (54, 87),
     "diagnosis": (26, 38),
 }
 
