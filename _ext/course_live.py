@@ -16,7 +16,8 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,38 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
-from tools import live_train
+from tools import live_diagnosis, live_positions, live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
-ENGINE = ("live", "tokenizer", "wordpiece", "gpt2", "sampling", "engine", "shell")
+SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
+#: An element that computes by itself needs only these.
+FRAME = ("live", "shell")
+WITHOUT_ENGINE = ("positions", "train", "diagnosis")
+#: Those that the engine fetches for its worker when the reader asks for a model.
+WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
+LIVE = Path(__file__).resolve().parents[1] / "live"
 HERE = re.compile(r'<div class="live-here" data-live="(\w+)">(.*?)</div>', re.DOTALL)
 CAPTIONS = {
     "writer": "GPT-2 mini writes. Bars: what it holds likely as the next token.",
+    "tokenizer": "One text is many tokens or few, depending on the tokenizer. Dots are spaces.",
+    "attention": "The heads of GPT-2 mini on one sentence: each looks at other tokens.",
+    "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
+    "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
+    "positions": live_positions.CAPTION,
+    "train": live_train.CAPTION,
+    "diagnosis": live_diagnosis.CAPTION,
+}
+
+#: How tall each figure gets, in rem, beside the sidebar and on a phone.
+TALL = {
+    "writer": (38, 66),
+    "tokenizer": (54, 78),
+    "attention": (51, 93),
+    "machine": (57, 104),
+    "sampling": (43, 82),
+    "positions": (50, 88),
+    "train": (54, 87),
+    "diagnosis": (26, 38),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -124,7 +150,11 @@ def write_assets(target: Path) -> None:
         text = base64.b64encode(content).decode("ascii")
         (target / "model" / f"{name}.js").write_text(f'live.arrive("{name}", "{text}");\n')
         table[name] = {"bytes": len(content), "version": hashlib.sha256(content).hexdigest()[:12]}
-    (target / "assets.js").write_text(f"live.assets = {json.dumps(table)};\n")
+    (target / "model" / live_train.ON_REQUEST).write_text(live_train.text_script())
+    sources = b"".join((LIVE / f"{name}.js").read_bytes() for name in WORKER)
+    version = hashlib.sha256(sources).hexdigest()[:12]
+    text = f'live.assets = {json.dumps(table)};\nlive.version = "{version}";\n'
+    (target / "assets.js").write_text(text)
 
 
 # --- what is shown before the model is there -----------------------------------------------------
@@ -174,10 +204,17 @@ def bars(top: Top) -> str:
     rows = "".join(
         f'<li><span class="live-bar" style="--p: {100 * p / top[0][1]:.1f}%">'
         f'<span class="live-token">{html.escape(visible(token))}</span>'
-        f'<span class="live-track"></span><span class="live-p">{p:.0%}</span></span></li>'
+        f'<span class="live-track"></span><span class="live-p">{percent(p)}</span></span></li>'
         for token, p, _ in top
     )
     return f'<ol class="live-top">{rows}</ol>'
+
+
+def percent(p: float) -> str:
+    """Return a probability as the page writes it."""
+    if p >= 0.0995:
+        return f"{p:.0%}"
+    return f"{p:.1%}" if p >= 0.00095 else "&lt;0.1%" if p else "0%"
 
 
 def visible(token: str) -> str:
@@ -190,13 +227,250 @@ def still_writer(stored: dict[str, Any]) -> str:
     return f"<p><b>{html.escape(stored['prompt'])}</b> …</p>{bars(stored['tree'][''])}"
 
 
-STORED = {"writer": stored_writer}
-STILLS = {"writer": still_writer}
+def stored_tokenizer() -> dict[str, Any]:
+    """Return a text in GPT-2's and BERT's tokenizers, with GPT-2's merges on the way."""
+    text = "The weather is unputdownable 🙂"
+    gpt2, bert = pretrained.load_tokenizer("gpt2"), pretrained.load_tokenizer("bert")
+    ranks = _ranks()
+    pieces = gpt2.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    ids = bert.encode(text, add_special_tokens=False)
+    return {
+        "text": text,
+        **{"piece": 3, "stage": 6},
+        "pieces": [
+            {"piece": text[start:end], "stages": _stages(list(symbols), ranks, gpt2)}
+            for symbols, (start, end) in pieces
+        ],
+        "wordpiece": {"ids": ids, "tokens": bert.convert_ids_to_tokens(ids)},
+    }
+
+
+def _ranks() -> dict[tuple[str, ...], int]:
+    """Return the place of each pair in GPT-2's list of merges."""
+    lines = (assets.get("gpt2-tokenizer") / "merges.txt").read_text(encoding="utf-8").splitlines()
+    return {tuple(line.split(" ")): n for n, line in enumerate(lines[1:])}
+
+
+def _stages(symbols: list[str], ranks: dict, gpt2: GPT2TokenizerFast) -> list[dict[str, Any]]:
+    """Return every stage from bytes to tokens, as the page's tokenizer gives them."""
+    stages: list[dict[str, Any]] = []
+    joined = None
+    while True:
+        ids = gpt2.convert_tokens_to_ids(symbols)
+        tokens = [gpt2.decode([id_]) for id_ in ids]
+        stages.append({"ids": ids, "joined": joined, "tokens": tokens})
+        known = [pair for pair in pairwise(symbols) if pair in ranks]
+        if not known:
+            return stages
+        best = min(known, key=ranks.__getitem__)
+        merged: list[str] = []
+        for symbol in symbols:
+            if merged and (merged[-1], symbol) == best:
+                merged[-1] += symbol
+            else:
+                merged.append(symbol)
+        symbols, joined = merged, gpt2.convert_tokens_to_ids("".join(best))
+
+
+def still_tokenizer(stored: dict[str, Any]) -> str:
+    """Return the four rows of tokens as they stand without JavaScript."""
+    text = stored["text"]
+    rows = {
+        "Characters": list(text),
+        "Bytes of UTF-8": [f"{byte:02x}" for byte in text.encode()],
+        "BERT's WordPiece": stored["wordpiece"]["tokens"],
+        "GPT-2's BPE": [t for piece in stored["pieces"] for t in piece["stages"][-1]["tokens"]],
+    }
+    return "".join(
+        f'<p><b>{name}</b> <span class="live-count">{len(tokens)}</span></p>{chips(tokens)}'
+        for name, tokens in rows.items()
+    )
+
+
+def chips(tokens: list[str]) -> str:
+    """Return tokens as a row of coloured pieces."""
+    parts = "".join(
+        f'<span class="live-chip live-hue-{n % 5}">{html.escape(visible(token))}</span>'
+        for n, token in enumerate(tokens)
+    )
+    return f'<p class="live-chips">{parts}</p>'
+
+
+def stored_sampling() -> dict[str, Any]:
+    """Return the logits after a text: the 1,000 likeliest, and the rest as a curve."""
+    model, tokenizer = mini()
+    text = "The weather is cold today, so I will wear my"
+    ids = tokenizer.encode(text)
+    logits = model(torch.tensor([ids])).logits[0, -1]
+    order = logits.argsort(descending=True).tolist()
+    head = [*order[:1000], *(id_ for id_ in sorted(set(ids)) if id_ not in order[:1000])]
+    chosen = set(head)
+    rest = torch.tensor([logits[id_].item() for id_ in order if id_ not in chosen])
+    places = torch.linspace(0, len(rest) - 1, 400).round().long()
+    return {
+        "text": text,
+        "size": len(logits),
+        "log_total": round(logits.logsumexp(0).item(), 5),
+        "previous": [head.index(id_) for id_ in ids],
+        "head": [[tokenizer.decode([i]), i, round(logits[i].item(), 5)] for i in head],
+        "knots": [round(value, 4) for value in rest[places].tolist()],
+    }
+
+
+def still_sampling(stored: dict[str, Any]) -> str:
+    """Return the likeliest tokens as they stand without JavaScript."""
+    total = stored["log_total"]
+    top = [[token, math.exp(logit - total), id_] for token, id_, logit in stored["head"][:10]]
+    return f"<p><b>{html.escape(stored['text'])}</b> …</p>{bars(top)}"
+
+
+def stored_attention() -> dict[str, Any]:
+    """Return the scores of all heads on a sentence."""
+    model, tokenizer = mini()
+    text = "My sister opened the old box, and inside she found"
+    ids = tokenizer.encode(text)
+    steps = listen(ids)
+    config = model.config
+    scores = [
+        [[[round(v, 3) for v in row] for row in head] for head in steps[layer, "scores"].tolist()]
+        for layer in range(config.n_layer)
+    ]
+    return {
+        "text": text,
+        "tokens": [tokenizer.decode([id_]) for id_ in ids],
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "d_k": config.n_embd // config.n_head,
+        **{"layer": 2, "head": 1, "query": len(ids) - 2},
+        "packed": scores,
+    }
+
+
+def listen(ids: list[int]) -> dict[tuple[int, str], Tensor]:
+    """Return what passes through GPT-2 mini, by block and by the name that chapter 6 gives it.
+
+    Scores ``(H, T, T)`` are computed from queries and keys; what is masked has no meaning there.
+    """
+    model, _ = mini()
+    names = {"ln_1": "norm 1", "attn.c_attn": "q, k and v", "attn.c_proj": "attention"}
+    names |= {"ln_2": "norm 2", "mlp.c_fc": "widened", "mlp.c_proj": "MLP"}
+    steps: dict[tuple[int, str], Tensor] = {}
+
+    def keep(layer: int, name: str):
+        def hook(_, inputs, output):
+            steps[layer, name] = output[0]
+            if name == "attention":
+                steps[layer, "context"] = inputs[0][0]
+
+        return hook
+
+    hooks = [
+        block.get_submodule(path).register_forward_hook(keep(layer, name))
+        for layer, block in enumerate(model.transformer.h)
+        for path, name in names.items()
+    ]
+    out = model(torch.tensor([ids]), output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    n_head = model.config.n_head
+    for layer in range(model.config.n_layer):
+        steps[layer, "block in"] = out.hidden_states[layer][0]
+        q, k, _ = (
+            part.unflatten(-1, (n_head, -1)).transpose(0, 1)
+            for part in steps[layer, "q, k and v"].chunk(3, -1)
+        )
+        steps[layer, "scores"] = q @ k.mT / math.sqrt(q.shape[-1])
+    return steps
+
+
+def packed(tensor: Tensor) -> list[Any]:
+    """Return a tensor as its shape and its numbers in half precision, as text."""
+    return [list(tensor.shape), base64.b64encode(tensor.half().numpy().tobytes()).decode("ascii")]
+
+
+def stored_machine() -> dict[str, Any]:
+    """Return what passes through the model for a prompt: block 0 whole, of the others the stream.
+
+    The page adds up the rest: the stream is the sum of what attention and MLP wrote.
+    """
+    model, tokenizer = mini()
+    text = "The weather is"
+    ids = tokenizer.encode(text)
+    steps, config = listen(ids), model.config
+    wte, final = model.transformer.wte.weight, model.transformer.ln_f
+    tensors = {"|token rows": wte[ids], "|stream at the start": steps[0, "block in"]}
+    streams = [steps[0, "block in"]]
+    for layer in range(config.n_layer):
+        for name in ("scores", "attention", "MLP"):
+            tensors[f"{layer}|{name}"] = steps[layer, name]
+        streams.append(streams[-1] + steps[layer, "attention"])
+        streams.append(streams[-1] + steps[layer, "MLP"])
+    for name in ("norm 1", "q, k and v", "context", "norm 2", "widened"):
+        tensors[f"0|{name}"] = steps[0, name]
+    tensors["|final norm"] = final(streams[-1])
+    lens = [top_ten(final(stream[-1]) @ wte.T, tokenizer)[:3] for stream in streams]
+    return {
+        "text": text,
+        "ids": ids,
+        "tokens": [tokenizer.decode([id_]) for id_ in ids],
+        **{"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd},
+        "lens": [[[token, p] for token, p, _ in top] for top in lens],
+        "top": top_ten(final(streams[-1][-1]) @ wte.T, tokenizer),
+        "packed": {key: packed(tensor) for key, tensor in tensors.items()},
+    }
+
+
+def still_machine(stored: dict[str, Any]) -> str:
+    """Return what the stream would say after each block, as it stands without JavaScript."""
+    rows = "".join(
+        f"<li>after block {layer}: “{html.escape(visible(token))}”, {percent(p)}</li>"
+        for layer, ((token, p), *_) in enumerate(stored["lens"][2::2])
+    )
+    return f"{chips(stored['tokens'])}<ul>{rows}</ul>{bars(stored['top'])}"
+
+
+def still_attention(stored: dict[str, Any]) -> str:
+    """Return one row of weights as bars, as it stands without JavaScript."""
+    row = stored["packed"][stored["layer"]][stored["head"]][stored["query"]]
+    seen = torch.tensor(row[: stored["query"] + 1]).softmax(-1).tolist()
+    order = [[token, p, 0] for token, p in zip(stored["tokens"], seen, strict=False)]
+    order.sort(key=lambda pair: -pair[1])  # the first one sets the scale of the bars
+    asks = html.escape(visible(stored["tokens"][stored["query"]]))
+    return f"{chips(stored['tokens'])}<p>“{asks}” takes most from:</p>{bars(order[:6])}"
+
+
+STORED = {
+    "writer": stored_writer,
+    "tokenizer": stored_tokenizer,
+    "attention": stored_attention,
+    "machine": stored_machine,
+    "sampling": stored_sampling,
+    "positions": live_positions.data,
+    "train": live_train.data,
+}
+STILLS = {
+    "writer": still_writer,
+    "tokenizer": still_tokenizer,
+    "attention": still_attention,
+    "machine": still_machine,
+    "sampling": still_sampling,
+    "positions": live_positions.still,
+    "train": live_train.still,
+    "diagnosis": live_diagnosis.still,
+}
+
+
+STORED |= {
+    f"diagnosis-{key}": partial(live_diagnosis.data, key) for key in live_diagnosis.homework()
+}
 
 
 @cache
 def stored(name: str) -> dict[str, Any]:
-    """Return what element ``name`` shows before the model is there."""
+    """Return what an element shows before the model is there.
+
+    ``name`` is the element's; "diagnosis-hw2" for the one that belongs to a homework.
+    """
     with torch.no_grad():
         return STORED[name]()
 
@@ -204,33 +478,39 @@ def stored(name: str) -> dict[str, Any]:
 # --- the site ------------------------------------------------------------------------------------
 
 
-def figure(name: str) -> str:
-    """Return the figure of an element, as it stands without JavaScript and on paper."""
-    if name == "train":
-        return live_train.figure()
-    still = f'<div class="live-still">{STILLS[name](stored(name))}</div>'
+def figure(file: str) -> str:
+    """Return the figure of an element, as it stands without JavaScript and on paper.
+
+    ``file`` is the name of what it shows at first, see :func:`stored`.
+    """
+    name = file.partition("-")[0]
+    still = f'<div class="live-still">{STILLS[name](stored(file))}</div>'
     caption = f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption>"
-    opening = f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored">'
+    room = "--tall: {}rem; --tall-narrow: {}rem".format(*TALL[name])
+    opening = (
+        f'<figure class="live" id="live-{name}" data-live="{name}" data-state="stored" '
+        f'style="{room}">'
+    )
     return f"{opening}{still}{caption}</figure>"
 
 
 def bring_to_life(app, pagename, templatename, context, doctree):
     """Put the figures where the page says so, and load what they need on this page alone."""
     body = context.get("body", "")
+    homework = re.search(r"homework/(\w+?)_", pagename)
+
+    def beginning(name: str) -> str:
+        return f"{name}-{homework[1]}" if homework and name == "diagnosis" else name
+
     names = list(dict.fromkeys(name for name, _ in HERE.findall(body)))
     if not names:
         return
-    context["body"] = HERE.sub(lambda found: figure(found[1]), body)
-    training = "train" in names  # it has a model of its own and none of the others' engine
-    files = ["train/train", "train/start"] if training else []
-    if training:
-        names.remove("train")
-        app.add_css_file("live/train/train.css")
-    if names:
-        app.add_css_file("live/live.css")
-        files += [*ENGINE, "assets"]
+    context["body"] = HERE.sub(lambda found: figure(beginning(found[1])), body)
+    app.add_css_file("live/live.css")
+    files = list(FRAME if set(names) <= set(WITHOUT_ENGINE) else SCRIPTS)
     for name in names:
-        files += [f"stored/{name}", f"elements/{name}"]
+        app.add_css_file(f"live/elements/{name}.css")
+        files += [f"stored/{beginning(name)}", f"elements/{name}"]
     for number, file in enumerate(files):
         app.add_js_file(f"live/{file}.js", loading_method="defer", priority=600 + number)
 
@@ -239,12 +519,16 @@ def write_site(live: Path, target: Path) -> None:
     """Write all that living figures need into ``target``; ``live`` holds their scripts."""
     shutil.copytree(live, target, dirs_exist_ok=True)
     write_assets(target)
-    (target / "stored").mkdir(exist_ok=True)
     for name in STORED:
-        text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
-        path = target / "stored" / f"{name}.js"
-        path.write_text(f"live.stored.{name} = {text};\n", encoding="utf-8")
-    live_train.write_files(target / "train")
+        write_stored(target / "stored", name)
+
+
+def write_stored(folder: Path, name: str) -> None:
+    """Write what an element shows at first into ``folder``, as a script."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
+    element = name.partition("-")[0]
+    (folder / f"{name}.js").write_text(f"live.stored.{element} = {text};\n", encoding="utf-8")
 
 
 def write_files(app, exception):

@@ -1,123 +1,13 @@
-// The engine: a worker that holds the model, and the page's side of it. Elements ask it for numbers
-// (`encode`, `next`, `trace`, ...) and never for the network; only those that begin with `load` do that.
+// The page's side of the engine; desk.js is the worker's. Elements ask it for numbers (`encode`, `next`,
+// `trace`, ...) and never for the network; only those that begin with `load` do that.
 live.define(function engine(live) {
   "use strict";
-
-  // ---- In the worker ------------------------------------------------------------------------
-
-  // Answer messages {id, name, args} with {id, result} or {id, error}.
-  live.serve = function (scope) {
-    const desk = new Desk();
-    scope.onmessage = ({ data: { id, name, args } }) => {
-      try {
-        const result = desk[name](...args);
-        scope.postMessage({ id, result }, [...new Set(buffersOf(result))]);
-      } catch (error) {
-        scope.postMessage({ id, error: error.message });
-      }
-    };
-  };
-
-  function* buffersOf(value) {
-    if (ArrayBuffer.isView(value)) yield value.buffer;
-    else if (value && typeof value === "object") for (const part of Object.values(value)) yield* buffersOf(part);
-  }
-
-  class Desk {
-    setTokenizer(merges) {
-      this.gpt2 = new live.Tokenizer(merges);
-    }
-
-    setWordPiece(vocabulary) {
-      this.bert = new live.WordPiece(vocabulary);
-    }
-
-    setModel(buffer) {
-      this.whole = live.readModel(buffer);
-      this.coarse = {}; // by bits, the model with fewer of them
-      this.read = { ids: [], cache: live.newCache(this.whole), key: "" };
-      for (let i = 0; i < 2; i++) this.logits([0, 1, 2]); // the first calls are slow: not the reader's
-      return this.whole.config;
-    }
-
-    // Return {ids, tokens}: tokens are texts, so a character in two tokens shows as U+FFFD.
-    encode(text) {
-      const ids = this.gpt2.encode(text);
-      return { ids, tokens: ids.map((id) => this.gpt2.decode([id])) };
-    }
-
-    decode(ids) {
-      return this.gpt2.decode(ids);
-    }
-
-    merges(piece) {
-      return this.gpt2.mergesOf(piece).map(({ ids, joined }) => ({ ids, joined, tokens: ids.map((id) => this.gpt2.decode([id])) }));
-    }
-
-    wordpiece(text) {
-      const ids = this.bert.encode(text);
-      return { ids, tokens: ids.map((id) => this.bert.entries[id]) };
-    }
-
-    model(bits = 8) {
-      if (bits === 8) return this.whole;
-      return (this.coarse[bits] ??= live.withBits(this.whole, bits));
-    }
-
-    // Return what fits of a text: when the window is full, its first quarter is forgotten at once.
-    window(ids) {
-      const { n_positions } = this.whole.config, stride = n_positions / 4;
-      return ids.slice(stride * Math.ceil(Math.max(ids.length - n_positions, 0) / stride));
-    }
-
-    // The logits after `ids`. What was read before with the same edits is not read again.
-    logits(ids, edits = {}) {
-      ids = this.window(ids);
-      const key = JSON.stringify(edits), { cache } = this.read;
-      let known = 0;
-      if (key === this.read.key && edits.causal !== false)
-        while (known < ids.length - 1 && ids[known] === this.read.ids[known]) known++;
-      cache.length = Math.min(known, cache.length);
-      const logits = live.forward(this.model(edits.bits), ids.slice(cache.length), { cache, edits });
-      this.read = { ids, cache, key };
-      return logits;
-    }
-
-    // The next token after `ids`: the likeliest ten, one that is drawn, and the logits if wanted.
-    next(ids, { knobs = {}, edits = {}, u, logits: wanted = false } = {}) {
-      const logits = this.logits(ids, edits);
-      const p = live.softmax(live.reshape(logits, knobs, ids));
-      const drawn = live.draw(p, u);
-      const name = ([id, chance]) => [this.gpt2.decode([id]), chance, id];
-      const top = live.mostLikely(p, 10).map(name);
-      return { top, drawn: name([drawn, p[drawn]]), ...(wanted && { logits }) };
-    }
-
-    // Every intermediate, by block and name as in chapter 6, and the likeliest ten at the end.
-    trace(ids, edits = {}) {
-      const steps = {}, fits = this.window(ids);
-      const logits = live.forward(this.model(edits.bits), fits, { edits, steps });
-      const top = live.mostLikely(live.softmax(logits), 10).map(([id, p]) => [this.gpt2.decode([id]), p, id]);
-      return { steps, top, lens: this.lens(steps, fits.length) };
-    }
-
-    // The likeliest three at the last position if the model ended after each step of the stream.
-    lens(steps, T) {
-      const { n_layer, n_embd: C } = this.whole.config;
-      const streams = [steps["stream at the start"]];
-      for (let l = 0; l < n_layer; l++) streams.push(steps[l]["after attention"], steps[l]["block out"]);
-      return streams.map(({ data }) => {
-        const p = live.softmax(live.lens(this.whole, data.subarray((T - 1) * C), 1));
-        return live.mostLikely(p, 3).map(([id, chance]) => [this.gpt2.decode([id]), chance]);
-      });
-    }
-  }
-
-  // ---- In the page ----------------------------------------------------------------------------
 
   // A fault that is told to the reader as it is: what happened, and a way on.
   class Fault extends Error {}
   live.Fault = Fault;
+
+  const PARTS = ["tokenizer", "wordpiece", "gpt2", "sampling", "desk"];
 
   class Engine {
     constructor() {
@@ -139,11 +29,16 @@ live.define(function engine(live) {
       });
     }
 
-    // Start the worker from the text of the parts that it runs: that works from a folder too.
+    // Start the worker, once, from the text of the parts that it runs: that works from a folder too.
     start() {
-      if (this.worker) return;
-      const parts = live.parts.filter((part) => ["tokenizer", "wordpiece", "gpt2", "sampling", "engine"].includes(part.name));
-      const source = `var live = {};\n${parts.map((part) => `(${part})(live);`).join("\n")}\nlive.serve(self);`;
+      this.starting ??= this.attempt("starting", () => this.open());
+      return this.starting;
+    }
+
+    async open() {
+      const have = (name) => live.parts.find((part) => part.name === name);
+      await Promise.all(PARTS.filter((name) => !have(name)).map((name) => script(`${name}.js?v=${live.version}`, name)));
+      const source = `var live = {};\n${PARTS.map((name) => `(${have(name)})(live);`).join("\n")}\nlive.serve(self);`;
       try {
         this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
       } catch {
@@ -162,7 +57,7 @@ live.define(function engine(live) {
     stop(why) {
       this.worker?.terminate();
       for (const { reject } of this.waiting.values()) reject(new Fault(why));
-      Object.assign(this, { worker: null, model: null, tokenizer: null, bert: null, ready: false });
+      Object.assign(this, { worker: null, starting: null, model: null, tokenizer: null, bert: null, ready: false });
       this.waiting.clear();
     }
 
@@ -179,7 +74,7 @@ live.define(function engine(live) {
     }
 
     async hand(name, file, options) {
-      this.start();
+      await this.start();
       const bytes = await bytesOf(file, options);
       return this.call(name, new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
     }
@@ -207,6 +102,7 @@ live.define(function engine(live) {
 
     encode(text) { return this.call("encode", text); }
     decode(ids) { return this.call("decode", ids); }
+    pieces(text) { return this.call("pieces", text); }
     merges(piece) { return this.call("merges", piece); }
     wordpiece(text) { return this.call("wordpiece", text); }
     next(ids, options) { return this.call("next", ids, options); }
@@ -279,17 +175,26 @@ live.define(function engine(live) {
   const arrivals = {};
   live.arrive = (name, text) => (arrivals[name] = text); // called by the scripts that hold files
 
-  function fromScript(name, signal) {
+  async function fromScript(name, signal) {
+    try {
+      await script(`model/${name}.js`, name, signal);
+      return Uint8Array.from(atob(arrivals[name] ?? ""), (c) => c.charCodeAt(0)).buffer;
+    } finally {
+      delete arrivals[name];
+    }
+  }
+
+  // Run a script that lies beside this one: that works where nothing else may be read.
+  function script(path, name, signal) {
     return new Promise((resolve, reject) => {
-      const script = document.createElement("script");
-      script.src = `${live.base}model/${name}.js`;
-      const end = (settle, value) => { script.remove(); delete arrivals[name]; settle(value); };
-      script.onload = () => end(resolve, Uint8Array.from(atob(arrivals[name] ?? ""), (c) => c.charCodeAt(0)).buffer);
-      script.onerror = () => end(reject, new Fault(`${name}.js is not beside this page. Copy the whole folder of the built book, _static included, and try again.`));
-      signal?.addEventListener("abort", () => end(reject, new Fault("Loading was stopped. What is stored with the page still works.")));
-      document.head.append(script);
+      const node = document.createElement("script");
+      node.src = live.base + path;
+      node.onload = () => resolve(node.remove());
+      node.onerror = () => reject(new Fault(`${name}.js is not beside this page, or the network is gone. Try again; for a copy on disk, copy the whole folder of the built book, _static included.`));
+      signal?.addEventListener("abort", () => reject(new Fault("Loading was stopped. What is stored with the page still works.")));
+      document.head.append(node);
     });
   }
 
-  if (typeof document !== "undefined") live.engine = new Engine();
+  live.engine = new Engine();
 });

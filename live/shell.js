@@ -5,11 +5,14 @@
 //   title, hint         what it is, and one thing to try
 //   initial(stored)     the state it begins with, plain data
 //   tidy(state, stored) the state with every value in its range: an address may hold anything
+//   loads               "model" (the default), "tokenizers", or "" if it computes by itself
 //   needs(state, frame) what must be loaded to show a state: "", "tokenizers" or "model"
 //   numbers(state, frame)     a promise of what is shown
 //   build(frame)        makes the controls in frame.stage, returns draw(state, numbers)
 //   report(state, numbers)    what figure.live.get() tells
 //   says(state, numbers)      a sentence for the status line, which screen readers read out
+// One that is no function of a state, because it runs, has `mount(figure, stored)` instead of all but
+// title and hint; it uses the same head, buttons, address, picture and classes.
 live.define(function shell(live) {
   "use strict";
 
@@ -42,7 +45,7 @@ live.define(function shell(live) {
 
   // A token as the book writes it: a dot for a space, an arrow for a line break.
   live.visible = (token) => token.replaceAll(" ", "·").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
-  live.percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : "<0.1") + "%";
+  live.percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : p >= 0.00095 ? (100 * p).toFixed(1) : p ? "<0.1" : "0") + "%";
   live.short = (v) => (v === -Infinity ? "−∞" : Math.abs(v) >= 100 ? v.toFixed(0) : v.toPrecision(3)).replace("-", "−");
   live.clamp = (value, low, high, otherwise) =>
     Number.isFinite(+value) ? Math.min(Math.max(+value, low), high) : otherwise;
@@ -63,26 +66,58 @@ live.define(function shell(live) {
       h("span.live-token", {}, live.visible(token)), h("span.live-track", {}), h("span.live-p", {}, note ?? live.percent(p)));
   };
 
+  live.head = ({ title, hint }) =>
+    h("div.live-head", {}, h("strong.live-title", {}, title), h("span.live-hint", {}, hint));
+  live.press = (label, onclick, attributes) => h("button.live-button", { onclick, ...attributes }, label);
+  live.statusLine = () => h("p.live-said", { role: "status", "aria-live": "polite" });
+  live.faultLine = () => h("p.live-fault", { role: "alert", hidden: true });
+
+  // ---- The address: #live=NAME&text=… ----------------------------------------------------------
+
+  // The fields that the address holds for a figure, as strings, or null.
+  live.fromAddress = function (name) {
+    const { live: wanted, ...fields } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    return wanted === name ? fields : null;
+  };
+
+  const hashOf = (name, fields) => `#${new URLSearchParams({ live: name, ...fields })}`;
+
+  live.toAddress = function (name, fields) {
+    try { history.replaceState(history.state, "", hashOf(name, fields)); } catch { /* too often, or too long */ }
+  };
+
+  live.copyLink = async function (name, fields, said) {
+    live.toAddress(name, fields);
+    try {
+      await navigator.clipboard.writeText(location.href.split("#")[0] + hashOf(name, fields));
+      said.textContent = "The link is copied. It leads to this figure as it is now.";
+    } catch {
+      said.textContent = "The address bar now holds the link to this figure as it is.";
+    }
+  };
+
   // ---- One figure ------------------------------------------------------------------------------
 
   class Frame {
     constructor(figure, name) {
       Object.assign(this, { figure, name, stored: live.stored[name], past: [], turn: 0, engine: live.engine });
       this.definition = elements[name];
+      this.loads = this.definition.loads ?? "model";
+      this.wantsModel = this.loads === "model";
       this.state = this.definition.tidy(this.definition.initial(this.stored), this.stored);
     }
 
-    get ready() { return this.engine.ready; }
+    // Whether all that this figure can use is there: the model, or for some the tokenizers alone.
+    get ready() { return !this.loads || (this.wantsModel ? this.engine.ready : Boolean(this.loaded && this.engine.worker)); }
 
     async start() {
       const { definition, figure } = this;
       this.stage = h("div.live-stage");
-      this.said = h("p.live-said", { role: "status", "aria-live": "polite" });
-      this.fault = h("p.live-fault", { role: "alert", hidden: true });
+      this.said = live.statusLine();
+      this.fault = live.faultLine();
       this.tools = h("div.live-tools", { role: "group", "aria-label": "This figure" });
-      const head = h("div.live-head", {}, h("strong.live-title", {}, definition.title), h("span.live-hint", {}, definition.hint));
       figure.querySelector(".live-still")?.remove();
-      figure.prepend(head, this.stage, this.said, this.fault, this.tools);
+      figure.prepend(live.head(definition), this.stage, this.said, this.fault, this.tools);
       this.makeTools();
       this.draw = definition.build(this);
       this.numbers = await definition.numbers(this.state, this);
@@ -92,13 +127,13 @@ live.define(function shell(live) {
         set: (changes) => this.set(changes),
         load: () => this.load(),
       };
-      this.engine.onready.add(() => this.onready());
+      if (this.wantsModel) this.engine.onready.add(() => this.onready());
       if (this.ready) this.onready();
       await this.fromAddress();
     }
 
     makeTools() {
-      const button = (label, onclick, attributes) => h("button.live-button", { onclick, ...attributes }, label);
+      const button = live.press;
       this.loader = button("", () => this.load().catch(() => {}), {});
       this.loader.classList.add("live-load");
       this.stopper = button("Stop loading", () => this.abort?.abort(), { hidden: true });
@@ -112,9 +147,12 @@ live.define(function shell(live) {
     }
 
     async label() {
-      const size = live.assets["gpt2-mini.bin"].bytes + live.assets["merges.txt"].bytes;
-      this.loader.textContent = `Load GPT-2 mini (${megabytes(size)})`;
-      if (await live.isCached("gpt2-mini.bin")) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
+      this.loader.hidden = !this.loads;
+      if (!this.loads) return;
+      const [name, files] = this.wantsModel ? ["GPT-2 mini", ["gpt2-mini.bin", "merges.txt"]]
+        : ["the tokenizers", ["merges.txt", "bert-vocabulary.txt"]];
+      this.loader.textContent = `Load ${name} (${megabytes(files.reduce((sum, file) => sum + live.assets[file].bytes, 0))})`;
+      if (this.wantsModel && (await live.isCached("gpt2-mini.bin"))) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
     }
 
     mark(state) { this.figure.dataset.state = state; }
@@ -125,28 +163,36 @@ live.define(function shell(live) {
       this.undo.disabled = !this.past.length;
     }
 
-    // Change the state. What is not at hand is asked for; the change waits until the reader loads it.
-    async change(changes, { remember = true, load = false } = {}) {
-      const turn = ++this.turn;
-      const next = this.definition.tidy({ ...this.state, ...changes }, this.stored);
-      const need = this.definition.needs(next, this);
-      if (need === "model" && !this.ready) {
-        if (!load) return this.ask(changes);
-        await this.load();
-      } else if (need === "tokenizers") await this.loadTokenizers();
+    // Change the state. What the model must compute waits until the reader loads it; the tokenizers
+    // are small and come by themselves. Changes with the same `merge`, such as one slider's, are one undo.
+    // A change may be a function of the state, which then includes what is still being computed.
+    async change(changes, { remember = true, load = false, merge = null } = {}) {
+      const need = this.definition.needs(this.tidied(changes), this);
+      if (need && !this.ready) {
+        if (need === "model" && !load) return this.ask(changes);
+        try { await this.load(); } catch (error) { if (load) throw error; return; }
+      }
+      const turn = ++this.turn, next = (this.wanted = this.tidied(changes));
       let numbers;
       try {
         numbers = await this.definition.numbers(next, this);
       } catch (error) {
+        if (turn === this.turn) this.wanted = null;
         return this.fail(error);
       }
       if (turn !== this.turn) return; // a later change has overtaken this one
       this.fault.hidden = true;
-      if (remember) this.past.push(this.state);
+      const goesOn = merge && merge === this.merging && performance.now() - this.changed < 1500;
+      if (remember && !goesOn) this.past.push(this.state);
       if (this.past.length > 100) this.past.shift();
-      Object.assign(this, { state: next, numbers, pending: null });
+      Object.assign(this, { state: next, numbers, wanted: null, pending: null, merging: merge, changed: performance.now() });
       this.show();
       this.writeAddress();
+    }
+
+    tidied(changes) {
+      const from = this.wanted ?? this.state;
+      return this.definition.tidy({ ...from, ...(typeof changes === "function" ? changes(from) : changes) }, this.stored);
     }
 
     async set(changes) {
@@ -160,19 +206,6 @@ live.define(function shell(live) {
       this.figure.classList.add("live-asks");
     }
 
-    async loadTokenizers() {
-      if (this.tokenizersReady) return;
-      try {
-        this.mark("loading");
-        await Promise.all([this.engine.loadTokenizer(), this.engine.loadWordPiece()]);
-        this.tokenizersReady = true;
-        this.mark(this.ready ? "ready" : "stored");
-      } catch (error) {
-        this.fail(error);
-        throw error;
-      }
-    }
-
     async load() {
       if (this.ready) return;
       this.abort = new AbortController();
@@ -183,7 +216,9 @@ live.define(function shell(live) {
       if (live.base.startsWith("file:")) this.bar.removeAttribute("value"); // no way to know how far
       try {
         const progress = (share) => { if (!live.base.startsWith("file:")) this.bar.value = share; };
-        await this.engine.load({ progress, signal: this.abort.signal });
+        const options = { progress, signal: this.abort.signal };
+        if (this.wantsModel) await this.engine.load(options);
+        else await Promise.all([this.engine.loadTokenizer(options), this.engine.loadWordPiece(options)]);
       } catch (error) {
         this.loader.hidden = false;
         this.fail(error);
@@ -191,6 +226,9 @@ live.define(function shell(live) {
       } finally {
         for (const node of [this.bar, this.stopper]) node.hidden = true;
       }
+      if (this.wantsModel) return;
+      this.loaded = true;
+      await this.onready();
     }
 
     async onready() {
@@ -199,7 +237,6 @@ live.define(function shell(live) {
       this.mark("ready");
       const changes = this.pending ?? {};
       await this.change(changes, { remember: Boolean(this.pending) });
-      if (!this.pending) this.definition.onready?.(this);
     }
 
     fail(error) {
@@ -207,7 +244,7 @@ live.define(function shell(live) {
       this.fault.textContent = error instanceof live.Fault ? error.message
         : `This did not work (${error.message}). Press Reset; if it happens again, reload the page.`;
       this.fault.hidden = false;
-      if (!this.engine.ready) this.loader.hidden = false;
+      if (!this.ready) this.loader.hidden = false;
     }
 
     async back() {
@@ -224,25 +261,22 @@ live.define(function shell(live) {
       await this.change(this.definition.initial(this.stored));
     }
 
-    // ---- The address: #live=NAME&text=… ----------------------------------------------------------
-
-    address() {
-      const start = this.definition.initial(this.stored), parts = new URLSearchParams({ live: this.name });
+    // What differs from the beginning, as the address holds it.
+    fields() {
+      const start = this.definition.initial(this.stored), fields = {};
       for (const [key, value] of Object.entries(this.state))
         if (JSON.stringify(value) !== JSON.stringify(start[key]))
-          parts.set(key, typeof value === "string" ? value : JSON.stringify(value));
-      return `#${parts}`;
+          fields[key] = typeof value === "string" ? value : JSON.stringify(value);
+      return fields;
     }
 
-    writeAddress() {
-      try { history.replaceState(history.state, "", this.address()); } catch { /* too often, or too long */ }
-    }
+    writeAddress() { live.toAddress(this.name, this.fields()); }
 
     async fromAddress() {
-      const parts = new URLSearchParams(location.hash.slice(1));
-      if (parts.get("live") !== this.name) return;
+      const parts = live.fromAddress(this.name);
+      if (!parts) return;
       const changes = {}, start = this.definition.initial(this.stored);
-      for (const [key, value] of parts) {
+      for (const [key, value] of Object.entries(parts)) {
         if (!(key in start)) continue;
         try { changes[key] = typeof start[key] === "string" ? value : JSON.parse(value); } catch { /* left as it is */ }
       }
@@ -250,16 +284,7 @@ live.define(function shell(live) {
       await this.change(changes, { remember: false });
     }
 
-    async copyLink() {
-      const address = location.href.split("#")[0] + this.address();
-      this.writeAddress();
-      try {
-        await navigator.clipboard.writeText(address);
-        this.said.textContent = "The link is copied. It leads to this figure as it is now.";
-      } catch {
-        this.said.textContent = "The address bar now holds the link to this figure as it is.";
-      }
-    }
+    copyLink() { return live.copyLink(this.name, this.fields(), this.said); }
   }
 
   // ---- A picture of the figure ------------------------------------------------------------------
@@ -273,6 +298,7 @@ live.define(function shell(live) {
       const style = getComputedStyle(node);
       to[i].setAttribute("style", [...style].map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
       if (node.tagName === "TEXTAREA") to[i].textContent = node.value;
+      if (node.tagName === "SELECT") to[i].options[node.selectedIndex]?.setAttribute("selected", "");
       if (node.tagName === "INPUT") to[i].setAttribute("value", node.value);
       if (node.tagName === "CANVAS") {
         const image = h("img", { src: node.toDataURL(), style: to[i].getAttribute("style") });
@@ -303,10 +329,13 @@ live.define(function shell(live) {
 
   // ---- The page ---------------------------------------------------------------------------------
 
-  document.addEventListener("DOMContentLoaded", () => {
+  live.awaken = function () {
     for (const figure of document.querySelectorAll("figure.live[data-live]")) {
-      const name = figure.dataset.live;
-      if (elements[name] && live.stored[name]) new Frame(figure, name).start();
+      const name = figure.dataset.live, definition = elements[name];
+      if (!definition || !live.stored[name]) continue;
+      if (definition.mount) definition.mount(figure, live.stored[name]);
+      else new Frame(figure, name).start();
     }
-  });
+  };
+  document.addEventListener("DOMContentLoaded", live.awaken);
 });

@@ -40,14 +40,15 @@ live.define(function tokenizer(live) {
       this.known = new Map(); // pieces met before, and their ids
     }
 
-    // Return the ids of a text. The characters <|endoftext|> become the special token.
+    // Return the ids of a text.
     encode(text) {
-      const ids = [];
-      text.split(END).forEach((part, number) => {
-        if (number) ids.push(this.end);
-        for (const [piece] of part.matchAll(PATTERN)) ids.push(...this.idsOfPiece(piece));
-      });
-      return ids;
+      return this.pieces(text).flatMap((piece) => (piece === END ? this.end : this.idsOfPiece(piece)));
+    }
+
+    // Cut a text at the pattern. The characters <|endoftext|> are the special token, a piece of its own.
+    pieces(text) {
+      return text.split(END).flatMap((part, number) =>
+        [...(number ? [END] : []), ...Array.from(part.matchAll(PATTERN), ([piece]) => piece)]);
     }
 
     idsOfPiece(piece) {

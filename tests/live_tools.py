@@ -35,22 +35,36 @@ def write_engine(folder):
     live = folder / "_static" / "live"
     shutil.copytree(ROOT / "live", live, dirs_exist_ok=True)
     course_live.write_assets(live)
-    names = [name for name in course_live.ENGINE if name != "shell"]
+    names = [course_live.SCRIPTS[0], *course_live.WORKER, *course_live.SCRIPTS[1:-1]]
     scripts = "".join(f'<script src="_static/live/{name}.js"></script>' for name in names)
-    assets = '<script src="_static/live/assets.js"></script>'
-    (folder / "engine.html").write_text(BLANK + scripts + assets, encoding="utf-8")
+    (folder / "engine.html").write_text(BLANK + scripts, encoding="utf-8")
 
 
 def write_figures(folder):
     """Write a page for each figure, as the site has it, without the rest of the site."""
     course_live.write_site(ROOT / "live", folder / "_static" / "live")
     for name in course_live.STORED:
-        files = [*course_live.ENGINE, "assets", f"stored/{name}", f"elements/{name}"]
-        scripts = "".join(f'<script src="_static/live/{f}.js" defer></script>' for f in files)
-        style = '<link rel="stylesheet" href="_static/live/live.css">'
-        view = '<meta name="viewport" content="width=device-width">'
-        page = BLANK + view + style + scripts + course_live.figure(name)
-        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+        alone = name.partition("-")[0] in course_live.WITHOUT_ENGINE
+        _write_page(folder, name, course_live.FRAME if alone else course_live.SCRIPTS)
+
+
+def write_alone(folder, names):
+    """Write the pages of figures that need no model, and nothing of a model."""
+    shutil.copytree(ROOT / "live", folder / "_static" / "live", dirs_exist_ok=True)
+    for name in names:
+        course_live.write_stored(folder / "_static" / "live" / "stored", name)
+        _write_page(folder, name, course_live.FRAME)
+
+
+def _write_page(folder, name, frame):
+    element = name.partition("-")[0]
+    files = [*frame, f"stored/{name}", f"elements/{element}"]
+    scripts = "".join(f'<script src="_static/live/{f}.js" defer></script>' for f in files)
+    sheets = ("live", f"elements/{element}")
+    style = "".join(f'<link rel="stylesheet" href="_static/live/{s}.css">' for s in sheets)
+    view = '<meta name="viewport" content="width=device-width">'
+    page = BLANK + view + style + scripts + course_live.figure(name)
+    (folder / f"{name}.html").write_text(page, encoding="utf-8")
 
 
 def open_figure(browser, site, name, *, address="", width=1024, touch=False, javascript=True):
@@ -62,7 +76,7 @@ def open_figure(browser, site, name, *, address="", width=1024, touch=False, jav
         reduced_motion="reduce",
     )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)  # a busy machine is slow
     page.errors, page.asked = [], []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))

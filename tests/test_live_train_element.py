@@ -6,6 +6,7 @@ import json
 import pytest
 
 from course_utils.corpora import load_text
+from tests.live_tools import write_figures
 from tools import live_train
 
 GET = "document.querySelector('figure.live').live.get()"
@@ -17,7 +18,7 @@ ENDED = f"() => !{GET}.running && {STATE} === 'ready'"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    live_train.write_page(folder)
+    write_figures(folder)
     return folder
 
 
@@ -54,8 +55,10 @@ def test_the_first_paint_is_the_stored_run_and_small(visit, folder):
     assert found["step"] == stored["steps"] and found["val_loss"] == last["valLoss"]
     assert page.locator(".live-sample:visible").inner_text().strip() == last["sample"].strip()
     assert page.evaluate("globalThis.courseTraining") is None  # nothing big before it is asked for
-    asked = ("train.js", "train.css", "start.js", "train.html")
-    assert sum((folder / name).stat().st_size for name in asked) < 60_000
+    live = folder / "_static" / "live"
+    asked = ("live.js", "shell.js", "live.css", "elements/train.js", "elements/train.css")
+    assert sum((live / name).stat().st_size for name in asked) <= 60_000
+    assert (live / "stored" / "train.js").stat().st_size < 20_000
     assert last["valLoss"] < live_train.lines()[1]["loss"]  # the stored run passes the trigram
 
 
@@ -97,8 +100,8 @@ def test_a_run_of_fixed_steps_learns_and_is_the_same_again(visit):
     assert again["val_loss"] == first["val_loss"] and again["sample"] == first["sample"]
     adam = run_steps(page, 30, optimizer="adam", size="medium", rate=0.5)
     assert adam["val_loss"] != first["val_loss"] and adam["optimizer"] == "adam"
-    assert "Adam × ½, 48 wide, 1 block" in page.locator(".live-body .live-chart").text_content()
-    assert "#train?size=medium&optimizer=adam&rate=0.5" in page.url
+    assert "Adam × ½, 48 wide, 1 block" in page.locator(".live-chart").text_content()
+    assert "#live=train&size=medium&optimizer=adam&rate=0.5" in page.url
 
 
 def test_pause_and_go_on_by_keyboard_while_the_page_stays_quick(visit):
@@ -133,12 +136,12 @@ def test_the_learning_rate_can_be_changed_while_it_runs(visit):
     page.evaluate(SET, {"running": True})
     page.wait_for_function(f"() => {GET}.step > 25", timeout=60_000)
     page.get_by_label("Learning rate").select_option("0.125")
-    assert "Muon × 1 → × ⅛, 32 wide" in page.locator(".live-body .live-chart").text_content()
+    assert "Muon × 1 → × ⅛, 32 wide" in page.locator(".live-chart").text_content()
     page.get_by_label("Learning rate").select_option("2")
-    assert "Muon × 1 → × 2, 32 wide" in page.locator(".live-body .live-chart").text_content()
+    assert "Muon × 1 → × 2, 32 wide" in page.locator(".live-chart").text_content()
     page.evaluate(SET, {"running": False})
     page.get_by_label("Learning rate").select_option("4")  # nothing has been trained with it yet
-    assert "× 4" not in page.locator(".live-body .live-chart").text_content()
+    assert "× 4" not in page.locator(".live-chart").text_content()
     assert page.evaluate(GET)["rate"] == 4
 
 
@@ -159,7 +162,7 @@ def test_the_slider_looks_back_over_the_run(visit):
 
 
 def test_the_address_brings_the_settings_and_no_nonsense(visit):
-    found = visit("#train?size=large&rate=8&optimizer=%3Cb%3E&seconds=9").evaluate(GET)
+    found = visit("#live=train&size=large&rate=8&optimizer=%3Cb%3E&seconds=9").evaluate(GET)
     assert (found["size"], found["rate"]) == ("large", 8)
     assert (found["optimizer"], found["seconds"]) == ("muon", 60)
 
@@ -178,7 +181,7 @@ def test_a_setting_that_there_is_not_is_refused(visit, fields, sentence):
 
 
 def test_a_text_that_does_not_arrive_is_a_sentence_with_a_way_on(visit, folder):
-    text = folder / "train-text.js"
+    text = folder / "_static" / "live" / "model" / "train-text.js"
     text.rename(folder / "away.js")
     try:
         page = visit()
@@ -232,11 +235,11 @@ def test_a_picture_of_the_state_can_be_saved(visit):
 
 def test_without_javascript_and_on_paper_the_stored_run_stands(visit):
     page = visit(java_script_enabled=False)
-    assert page.locator(".live-stored .live-chart").is_visible()
-    assert "trigram" in page.locator(".live-stored .live-chart").text_content()
-    assert page.locator(".live-stored .live-sample").is_visible()
+    assert page.locator(".live-still .live-chart").is_visible()
+    assert "trigram" in page.locator(".live-still .live-chart").text_content()
+    assert page.locator(".live-still .live-sample").is_visible()
     page = visit()
     page.emulate_media(media="print")
-    assert page.locator(".live-body .live-chart").is_visible()
+    assert page.locator(".live-chart").is_visible()
     assert not page.locator(".live-main").is_visible()
     assert page.locator("figcaption").is_visible()

@@ -1,42 +1,41 @@
 """What the element "train" is given when the book is built, and the run that it shows at first.
 
 python -m tools.live_train --record       train once more in Chromium, write live/stored/train.*
-python -m tools.live_train --page FOLDER  write the element alone, as a page that opens from a file
 
 The stored run is one of the very engine: the default model, the whole text, a fixed number of
 steps, so that anybody who records it again gets the same losses and the same text.
 """
 
+from __future__ import annotations
+
 import argparse
+import html
 import json
-import re
 import sys
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from playwright.sync_api import Page, sync_playwright
 
 from course_commands import terminal
 from course_commands.doctor import find_browser
 from course_utils.corpora import CharTokenizer, load_text, split
 from course_utils.metrics import NGram
 
+if TYPE_CHECKING:  # a browser is needed to record, not to build the site
+    from playwright.sync_api import Page
+
 ROOT = Path(__file__).resolve().parents[1]
 LIVE = ROOT / "live"
 STORED = LIVE / "stored" / "train.json"
 PICTURE = STORED.with_suffix(".svg")
 STEPS = 3200
-#: What the element needs, in this order: each file may use those before it.
-SCRIPTS = ("element.js", "elements/train.js")
-STYLES = ("element.css", "elements/train.css")
+#: The script with the text and the engine, which a reader asks for by training.
+ON_REQUEST = "train-text.js"
 CAPTION = (
     "A character transformer learns Shakespeare. It begins with random weights, and every loss is "
     "measured on a play that it never reads. The dashed lines are models that only count."
 )
-#: Beside the page's own address lies the text that is loaded on request.
-START = """data.onRequest.url = new URL(data.onRequest.url, document.currentScript.src).href;
-courseLive.train(document.querySelector("figure.live[data-live=train]"), data);"""
 RECORD = """async ([engine, text, steps]) => {
   const source = engine.replace(/^export /gm, "");
   const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
@@ -59,23 +58,6 @@ def engine() -> str:
     return "\n".join((LIVE / name).read_text(encoding="utf-8") for name in names)
 
 
-def script() -> str:
-    """Return the element as one classic script, which calls the page's ``courseLive.train``.
-
-    A page that was opened from a file may not import modules: the files are put one after the
-    other, without ``import`` and ``export``, into a function of their own.
-    """
-    text = "\n".join((LIVE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    text = re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
-    return f"(() => {{\n{text}\n(globalThis.courseLive ??= {{}}).train = mount;\n}})();\n"
-
-
-def style() -> str:
-    """Return the element's style sheet."""
-    return "\n".join((LIVE / name).read_text(encoding="utf-8") for name in STYLES)
-
-
 def text_script() -> str:
     """Return the script that brings text and engine, once the reader asks for them."""
     brought = {"text": load_text("shakespeare"), "engine": engine()}
@@ -92,57 +74,20 @@ def lines() -> list[dict[str, object]]:
     return [{"name": name, "loss": model.cross_entropy(val_ids)} for name, model in fitted.items()]
 
 
-def data(text_url: str) -> dict[str, object]:
-    """Return what ``mount(figure, data)`` wants; ``text_url`` is where text_script() is kept."""
+def data() -> dict[str, object]:
+    """Return what the element shows before anything is loaded, and what there is to load."""
     return {
-        "onRequest": {"url": text_url, "bytes": len(text_script().encode())},
+        "onRequest": {"file": ON_REQUEST, "bytes": len(text_script().encode())},
         "lines": lines(),
         "recording": json.loads(STORED.read_text(encoding="utf-8")),
     }
 
 
-def figure() -> str:
-    """Return the figure as HTML: the stored picture and text, which stay where nothing runs."""
-    last = json.loads(STORED.read_text(encoding="utf-8"))["measures"][-1]
+def still(stored: dict) -> str:
+    """Return the stored run's chart and text as they stand without JavaScript."""
+    last = stored["recording"]["measures"][-1]
     picture = PICTURE.read_text(encoding="utf-8") if PICTURE.exists() else ""
-    sample = last["sample"].strip().replace("&", "&amp;").replace("<", "&lt;")
-    return (
-        '<figure class="live" data-live="train" data-state="stored" id="train">\n'
-        f'<div class="live-stored">{picture}<pre class="live-sample">{sample}</pre></div>\n'
-        f"<figcaption>{CAPTION}</figcaption>\n</figure>\n"
-    )
-
-
-def write_files(folder: Path) -> None:
-    """Write what a page with the element needs into ``folder``: train.css, train.js, start.js.
-
-    The page has the :func:`figure` and loads train.js, then start.js, with ``defer``.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "train.css": style(),
-        "train.js": script(),
-        "train-text.js": text_script(),
-        "start.js": f"{{ const data = {json.dumps(data('train-text.js'))};\n{START} }}\n",
-    }
-    for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
-
-
-def write_page(folder: Path, theme: str = "light") -> Path:
-    """Write the element alone, with all that it needs, into ``folder``; return the page."""
-    write_files(folder)
-    page = folder / "train.html"
-    page.write_text(
-        f'<!doctype html>\n<html lang="en" data-theme="{theme}">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>Train</title>\n<link rel=stylesheet href=train.css>\n"
-        "<style>body { margin: 0.5rem auto; max-width: 62rem; font: 16px system-ui; }\n"
-        "html[data-theme=dark] { color-scheme: dark; background: #14181e; }</style>\n"
-        f"{figure()}<script defer src=train.js></script><script defer src=start.js></script>\n",
-        encoding="utf-8",
-    )
-    return page
+    return f'{picture}<pre class="live-sample">{html.escape(last["sample"].strip())}</pre>'
 
 
 def record(page: Page, steps: int) -> dict[str, object]:
@@ -161,18 +106,21 @@ def record(page: Page, steps: int) -> dict[str, object]:
 
 def picture(page: Page) -> str:
     """Return the chart of the stored run as the element draws it, to stand where nothing runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        page.goto(write_page(Path(folder)).as_uri())
-        return page.evaluate("document.querySelector('.live-body .live-chart').outerHTML")
+    page.set_content('<figure class="live" data-live="train"></figure>')
+    for name in ("live", "shell", "elements/train"):
+        page.add_script_tag(path=LIVE / f"{name}.js")
+    page.evaluate("(data) => { live.stored.train = data; live.awaken(); }", data())
+    return page.evaluate("document.querySelector('.live-chart').outerHTML")
 
 
 def main() -> int:
     """Record, or write the page."""
     parser = argparse.ArgumentParser(prog="python -m tools.live_train")
     parser.add_argument("--record", action="store_true", help="write the stored run anew")
-    parser.add_argument("--page", type=Path, metavar="FOLDER", help="write the element alone")
     options = parser.parse_args()
     if options.record:
+        from playwright.sync_api import sync_playwright
+
         STORED.parent.mkdir(exist_ok=True)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
@@ -183,8 +131,6 @@ def main() -> int:
             print(f"{STORED.relative_to(ROOT)}: {STORED.stat().st_size:,} bytes")
             PICTURE.write_text(picture(browser.new_page()) + "\n", encoding="utf-8")
             browser.close()
-    if options.page:
-        print(write_page(options.page))
     return 0
 
 

@@ -1,0 +1,120 @@
+// The worker's side of the engine: it holds the model and answers what the page asks.
+live.define(function desk(live) {
+  "use strict";
+
+  // Answer messages {id, name, args} with {id, result} or {id, error}.
+  live.serve = function (scope) {
+    const desk = new Desk();
+    scope.onmessage = ({ data: { id, name, args } }) => {
+      try {
+        const result = desk[name](...args);
+        scope.postMessage({ id, result }, [...new Set(buffersOf(result))]);
+      } catch (error) {
+        scope.postMessage({ id, error: error.message });
+      }
+    };
+  };
+
+  function* buffersOf(value) {
+    if (ArrayBuffer.isView(value)) yield value.buffer;
+    else if (value && typeof value === "object") for (const part of Object.values(value)) yield* buffersOf(part);
+  }
+
+  class Desk {
+    setTokenizer(merges) {
+      this.gpt2 = new live.Tokenizer(merges);
+    }
+
+    setWordPiece(vocabulary) {
+      this.bert = new live.WordPiece(vocabulary);
+    }
+
+    setModel(buffer) {
+      this.whole = live.readModel(buffer);
+      this.coarse = {}; // by bits, the model with fewer of them
+      this.read = { ids: [], cache: live.newCache(this.whole), key: "" };
+      for (let i = 0; i < 2; i++) this.logits([0, 1, 2]); // the first calls are slow: not the reader's
+      return this.whole.config;
+    }
+
+    // Return {ids, tokens}: tokens are texts, so a character in two tokens shows as U+FFFD.
+    encode(text) {
+      const ids = this.gpt2.encode(text);
+      return { ids, tokens: ids.map((id) => this.gpt2.decode([id])) };
+    }
+
+    decode(ids) {
+      return this.gpt2.decode(ids);
+    }
+
+    // Return what GPT-2's tokenizer does with a text: its pieces, each with its stages from bytes to ids.
+    pieces(text) {
+      return this.gpt2.pieces(text).map((piece) => {
+        if (piece === "<|endoftext|>") return { piece, stages: [{ ids: [this.gpt2.end], joined: null, tokens: [piece] }] };
+        return { piece, stages: this.merges(piece) };
+      });
+    }
+
+    merges(piece) {
+      return this.gpt2.mergesOf(piece).map(({ ids, joined }) => ({ ids, joined, tokens: ids.map((id) => this.gpt2.decode([id])) }));
+    }
+
+    wordpiece(text) {
+      const ids = this.bert.encode(text);
+      return { ids, tokens: ids.map((id) => this.bert.entries[id]) };
+    }
+
+    model(bits = 8) {
+      if (bits === 8) return this.whole;
+      return (this.coarse[bits] ??= live.withBits(this.whole, bits));
+    }
+
+    // Return what fits of a text: when the window is full, its first quarter is forgotten at once.
+    window(ids) {
+      const { n_positions } = this.whole.config, stride = n_positions / 4;
+      return ids.slice(stride * Math.ceil(Math.max(ids.length - n_positions, 0) / stride));
+    }
+
+    // The logits after `ids`. What was read before with the same edits is not read again.
+    logits(ids, edits = {}) {
+      ids = this.window(ids);
+      const key = JSON.stringify(edits), { cache } = this.read;
+      let known = 0;
+      if (key === this.read.key && edits.causal !== false)
+        while (known < ids.length - 1 && ids[known] === this.read.ids[known]) known++;
+      cache.length = Math.min(known, cache.length);
+      const logits = live.forward(this.model(edits.bits), ids.slice(cache.length), { cache, edits });
+      this.read = { ids, cache, key };
+      return logits;
+    }
+
+    // The next token after `ids`: the likeliest ten, one that is drawn, and the logits if wanted.
+    next(ids, { knobs = {}, edits = {}, u, logits: wanted = false } = {}) {
+      const logits = this.logits(ids, edits);
+      const p = live.softmax(live.reshape(logits, knobs, ids));
+      const drawn = live.draw(p, u);
+      const name = ([id, chance]) => [this.gpt2.decode([id]), chance, id];
+      const top = live.mostLikely(p, 10).map(name);
+      return { top, drawn: name([drawn, p[drawn]]), ...(wanted && { logits }) };
+    }
+
+    // Every intermediate, by block and name as in chapter 6, and the likeliest ten at the end.
+    trace(ids, edits = {}) {
+      const steps = {}, fits = this.window(ids);
+      const logits = live.forward(this.model(edits.bits), fits, { edits, steps });
+      const top = live.mostLikely(live.softmax(logits), 10).map(([id, p]) => [this.gpt2.decode([id]), p, id]);
+      return { steps, top, lens: this.lens(steps, fits.length) };
+    }
+
+    // The likeliest three at the last position if the model ended after each step of the stream.
+    lens(steps, T) {
+      const { n_layer, n_embd: C } = this.whole.config;
+      const streams = [steps["stream at the start"]];
+      for (let l = 0; l < n_layer; l++) streams.push(steps[l]["after attention"], steps[l]["block out"]);
+      return streams.map(({ data }) => {
+        const p = live.softmax(live.lens(this.whole, data.subarray((T - 1) * C), 1));
+        return live.mostLikely(p, 3).map(([id, chance]) => [this.gpt2.decode([id]), chance]);
+      });
+    }
+  }
+});

@@ -1,0 +1,176 @@
+"""The living figures that compute by themselves, without a model: positions and diagnosis."""
+
+import pytest
+import torch
+from PIL import Image
+
+from course_checks import exercises
+from tests.live_tools import open_figure, write_alone
+from tools import live_diagnosis, live_positions
+
+from _ext import course_live  # isort: skip
+
+NAMES = ("positions", *(f"diagnosis-{key}" for key in live_diagnosis.homework()))
+FIGURE = "document.querySelector('figure.live').live"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    write_alone(folder, NAMES)
+    return folder
+
+
+@pytest.fixture
+def opened(browser, site):
+    """Open a figure's page from its folder; `errors` of the visit must stay empty."""
+    pages = []
+
+    def open_one(name, **options):
+        pages.append(open_figure(browser, site, name, **options))
+        return pages[-1]
+
+    yield open_one
+    for page in pages:
+        assert page.errors == []
+        page.context.close()
+
+
+def state(page):
+    return page.evaluate(f"{FIGURE}.get()")
+
+
+def put(page, **changes):
+    page.evaluate(f"(c) => {FIGURE}.set(c)", changes)
+    return state(page)
+
+
+def becomes(page, what):
+    page.wait_for_function(f"{FIGURE}.get().{what}")
+
+
+# --- the contract --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_ready_at_once_and_loads_nothing(opened, name):
+    page = opened(name)
+    figure = page.locator("figure.live")
+    assert figure.get_attribute("data-live") == name.partition("-")[0]
+    page.wait_for_selector("figure.live[data-state=ready]")
+    assert figure.locator("figcaption").inner_text()
+    assert figure.locator("[role=status]").inner_text()
+    assert not figure.locator(".live-load").is_visible()
+    assert "model/" not in " ".join(page.asked)
+    nameless = page.evaluate(
+        """[...document.querySelectorAll('figure.live :is(button, input, select)')]
+           .filter((e) => e.offsetHeight && !(e.ariaLabel || e.labels?.length || e.textContent.trim()))
+           .map((e) => e.outerHTML.slice(0, 100))"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("name", ["positions", "diagnosis-hw2"])
+def test_it_fits_a_phone_paper_and_a_page_without_javascript(opened, name, tmp_path):
+    phone = opened(name, width=360, touch=True)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    small = phone.evaluate(
+        """[...document.querySelectorAll('figure.live :is(button, select)')]
+           .filter((e) => e.offsetHeight && e.offsetHeight < 24).map((e) => e.textContent)"""
+    )
+    assert small == []
+    still = opened(name, javascript=False)
+    assert still.locator("figure.live .live-still").inner_text().strip()
+    phone.emulate_media(media="print")
+    assert not phone.locator(".live-tools").is_visible()
+    page = opened(name)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save picture").click()
+    download.value.save_as(tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").width > 900
+
+
+@pytest.mark.parametrize("name", ["positions", "diagnosis-hw3"])
+def test_the_address_may_hold_anything(opened, name):
+    element = name.partition("-")[0]
+    for rest in ("&a=99&b=-3&kind=x&base=0&exercise=77&answer=1e9&shown=7", "&a={}&exercise=[]"):
+        assert state(opened(name, address=f"#live={element}{rest}"))
+
+
+# --- positions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "rotary", "alibi"])
+def test_scores_at_all_pairs_of_places_are_the_courses(opened, kind):
+    page = opened("positions")
+    for changes in ({}, {"base": 100}, {"head": 6}):
+        seen = put(page, kind=kind, **changes)
+        shown = course_live.stored("positions") | {key: seen[key] for key in ("base", "head")}
+        expected = live_positions.scores_of_pairs(shown, kind)
+        torch.testing.assert_close(
+            torch.tensor(seen["scores"], dtype=torch.float64), expected, rtol=0, atol=1e-9
+        )
+        assert seen["score"] == seen["scores"][seen["a"]][seen["b"]]
+
+
+def test_only_the_distance_counts_is_said_where_it_is_true(opened):
+    page = opened("positions")
+    said = page.locator("figure.live [role=status]")
+    for kind, only in (("sinusoidal", False), ("rotary", True), ("alibi", True)):
+        before = put(page, kind=kind, a=20, b=12)
+        page.get_by_role("button", name="Move both →").click()
+        becomes(page, "a === 21")
+        assert (abs(state(page)["score"] - before["score"]) < 1e-9) == only
+        assert ("only the distance counts" in said.inner_text()) == only
+
+
+def test_places_are_chosen_by_mouse_keyboard_and_finger(opened):
+    page = opened("positions", touch=True)
+    page.get_by_label("Query's place").press("ArrowRight")
+    becomes(page, "a === 21")
+    box = page.locator(".live-map").bounding_box()
+    cell = box["width"] / 32
+    page.mouse.click(box["x"] + 3.5 * cell, box["y"] + 9.5 * cell)
+    becomes(page, "b === 3")
+    assert state(page)["a"] == 9
+    page.touchscreen.tap(box["x"] + 30.5 * cell, box["y"] + 30.5 * cell)
+    becomes(page, "b === 30")
+    address = page.evaluate("location.hash")
+    again = opened("positions", address=address)
+    becomes(again, "b === 30")
+    assert state(again) == state(page)
+    page.get_by_role("button", name="Reset").click()
+    becomes(page, "b === 12")
+
+
+# --- diagnosis -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", live_diagnosis.homework())
+def test_each_answer_gets_the_sentence_of_its_check(key):
+    """Every mistake is there, was wrong on the input that is shown, and its check says so."""
+    for part in live_diagnosis.data(key)["exercises"]:
+        exercise = exercises.find(f"check_{part['name']}")
+        said = {answer["says"] for answer in part["answers"]}
+        assert said == {exercise.check(way).message for _, way in exercise.ways()}
+        assert len(part["answers"]) >= 8
+        assert all(answer["given"] and answer["differs"] for answer in part["answers"])
+
+
+def test_the_check_speaks_when_it_is_asked(opened):
+    page = opened("diagnosis-hw1")
+    first = course_live.stored("diagnosis-hw1")["exercises"][0]["answers"][0]
+    seen = state(page)
+    assert (seen["given"], seen["differs"], seen["says"]) == (first["given"], first["differs"], "")
+    page.get_by_role("button", name="What does the check say?").press("Enter")
+    becomes(page, "says")
+    assert state(page)["says"] == first["says"]
+    assert first["says"] in page.locator("figure.live [role=status]").inner_text()
+    page.get_by_role("button", name="Another →").click()
+    becomes(page, "answer === 1")
+    assert state(page)["says"] == ""
+    page.get_by_label("Exercise").select_option("2")
+    becomes(page, "exercise === 2")
+    assert state(page)["given"] == course_live.stored("diagnosis-hw1")["exercises"][2]["answers"][0]["given"]  # fmt: skip
+    page.get_by_role("button", name="Undo").click()
+    becomes(page, "exercise === 0")

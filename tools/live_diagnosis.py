@@ -1,0 +1,97 @@
+"""What the diagnosis figure of a homework shows: wrong answers, and what their checks say.
+
+Everything comes from the exercises themselves: an answer is one of the mistakes that an exercise
+knows, tried on the notebook's own inputs, and the sentence is the one that its check has for it.
+"""
+
+import html
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from course_checks import exercises, outcomes
+
+CAPTION = "Wrong answers to the exercises of this homework, and what their checks say."
+HOMEWORK = Path(exercises.__file__).parent / "homework.toml"
+LONGEST = 400  # characters of an input that is shown
+
+
+def homework() -> list[str]:
+    """Return the keys of all homework that has exercises."""
+    return [key for key, assignment in _assignments().items() if assignment.get("exercises")]
+
+
+def _assignments() -> dict[str, Any]:
+    with HOMEWORK.open("rb") as stream:
+        return tomllib.load(stream)
+
+
+def data(key: str) -> dict[str, Any]:
+    """Return the exercises of a homework, such as "hw2", each with its wrong answers."""
+    assignment = _assignments()[key]
+    checks = [exercises.find(entry["check"]) for entry in assignment["exercises"]]
+    parts = [
+        {"name": one.name, "task": one.task, "answers": list(wrong_answers(one))} for one in checks
+    ]
+    return {"exercises": parts, "exercise": 0, "answer": 0}
+
+
+def wrong_answers(exercise: exercises.Exercise) -> Iterator[dict[str, str]]:
+    """Yield the first wrong result of each mistake: the input, what differs, what the check says.
+
+    Mistakes that look alike there come once.
+    """
+    seen = set()
+    calls = exercise.calls(exercises.NOTEBOOK)
+    for _, way in exercise.ways():
+        verdict = exercise.check(way)
+        for given in calls:
+            right = exercise.use(exercise.right, *given.values())
+            outcome = outcomes.observe(exercise.use, way, given, right)
+            differs = _difference(outcome, right, exercise.tolerance)
+            if differs:
+                break
+        if differs and (differs, verdict.message) not in seen:
+            seen.add((differs, verdict.message))
+            yield {"given": _shown(given), "differs": differs, "says": verdict.message}
+
+
+def _difference(outcome: outcomes.Outcome, right: Any, tolerance: float) -> str:
+    if outcome.error:
+        return f"{type(outcome.error).__name__}: {outcome.error}"
+    if outcome.trouble:
+        return outcome.trouble
+    if outcomes.same(outcome.value, right, tolerance):
+        return ""
+    return outcomes.difference(outcome.value, right, tolerance)
+
+
+def _shown(given: Mapping[str, Any]) -> str:
+    """Return an input as the reader is to see it: with its numbers, if there are not too many."""
+    parts = (f"{name} = {_numbers(each)}" for name, each in given.items() if not callable(each))
+    whole = ", ".join(parts)
+    return whole if len(whole) <= LONGEST else outcomes.show_input(given)
+
+
+def _numbers(value: Any) -> str:
+    if not hasattr(value, "tolist"):
+        return outcomes.show(value)
+    return str(_rounded(value.tolist()))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def still(parts: dict[str, Any]) -> str:
+    """Return the first wrong answer of each exercise, as they stand without JavaScript."""
+    rows = "".join(
+        f"<li><b>{html.escape(one['name'])}</b>: with {html.escape(first['given'])}, an answer was "
+        f"wrong ({html.escape(first['differs'])}). {html.escape(first['says'])}</li>"
+        for one in parts["exercises"]
+        for first in one["answers"][:1]
+    )
+    return f"<ul>{rows}</ul>"
