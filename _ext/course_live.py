@@ -27,13 +27,13 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
-from tools import live_diagnosis, live_positions, live_train
+from tools import live_diagnosis, live_positions, live_scaling, live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
 SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
 #: An element that computes by itself needs only these.
 FRAME = ("live", "shell")
-WITHOUT_ENGINE = ("positions", "train", "diagnosis")
+WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis")
 #: Those that the engine fetches for its worker when the reader asks for a model.
 WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
 LIVE = Path(__file__).resolve().parents[1] / "live"
@@ -46,6 +46,7 @@ CAPTIONS = {
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
     "positions": live_positions.CAPTION,
     "train": live_train.CAPTION,
+    "scaling": live_scaling.CAPTION,
     "diagnosis": live_diagnosis.CAPTION,
 }
 
@@ -56,9 +57,10 @@ TALL = {
     "attention": (51, 93),
     "machine": (57, 104),
     "sampling": (43, 82),
-    "positions": (50, 88),
+    "positions": (50, 84),
     "train": (54, 87),
-    "diagnosis": (26, 38),
+    "scaling": (46, 50),
+    "diagnosis": (26, 42),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -447,6 +449,7 @@ STORED = {
     "sampling": stored_sampling,
     "positions": live_positions.data,
     "train": live_train.data,
+    "scaling": live_scaling.data,
 }
 STILLS = {
     "writer": still_writer,
@@ -456,6 +459,7 @@ STILLS = {
     "sampling": still_sampling,
     "positions": live_positions.still,
     "train": live_train.still,
+    "scaling": live_scaling.still,
     "diagnosis": live_diagnosis.still,
 }
 

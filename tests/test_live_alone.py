@@ -1,4 +1,4 @@
-"""The living figures that compute by themselves, without a model: positions and diagnosis."""
+"""The living figures that compute by themselves, without a model."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from PIL import Image
 
 from course_checks import exercises
 from tests.live_tools import open_figure, write_alone
-from tools import live_diagnosis, live_positions
+from tools import live_diagnosis, live_positions, live_scaling
 
 from _ext import course_live  # isort: skip
 
-NAMES = ("positions", *(f"diagnosis-{key}" for key in live_diagnosis.homework()))
+NAMES = ("positions", "scaling", *(f"diagnosis-{key}" for key in live_diagnosis.homework()))
 FIGURE = "document.querySelector('figure.live').live"
 
 
@@ -70,7 +70,7 @@ def test_it_is_ready_at_once_and_loads_nothing(opened, name):
     assert nameless == []
 
 
-@pytest.mark.parametrize("name", ["positions", "diagnosis-hw2"])
+@pytest.mark.parametrize("name", ["positions", "scaling", "diagnosis-hw2"])
 def test_it_fits_a_phone_paper_and_a_page_without_javascript(opened, name, tmp_path):
     phone = opened(name, width=360, touch=True)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
@@ -90,10 +90,13 @@ def test_it_fits_a_phone_paper_and_a_page_without_javascript(opened, name, tmp_p
     assert Image.open(tmp_path / "picture.png").width > 900
 
 
-@pytest.mark.parametrize("name", ["positions", "diagnosis-hw3"])
+@pytest.mark.parametrize("name", ["positions", "scaling", "diagnosis-hw3"])
 def test_the_address_may_hold_anything(opened, name):
     element = name.partition("-")[0]
-    for rest in ("&a=99&b=-3&kind=x&base=0&exercise=77&answer=1e9&shown=7", "&a={}&exercise=[]"):
+    for rest in (
+        "&a=99&b=-3&kind=x&base=0&exercise=77&answer=1e9&shown=7&sizes=[9]&lengths=x",
+        "&a={}&exercise=[]&sizes={}",
+    ):
         assert state(opened(name, address=f"#live={element}{rest}"))
 
 
@@ -141,6 +144,30 @@ def test_places_are_chosen_by_mouse_keyboard_and_finger(opened):
     assert state(again) == state(page)
     page.get_by_role("button", name="Reset").click()
     becomes(page, "b === 12")
+
+
+# --- scaling -------------------------------------------------------------------------------------
+
+
+def test_the_law_is_the_one_that_scipy_finds(opened):
+    page, stored = opened("scaling"), live_scaling.data()
+    for sizes, lengths in (([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4]), ([0, 1, 2, 3], [0, 1, 2, 3, 4]), ([1, 3, 5], [0, 2, 4])):  # fmt: skip
+        seen = put(page, sizes=sizes, lengths=lengths)
+        expected = live_scaling.fit(stored, sizes, lengths)
+        assert seen["fitted"] == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+def test_a_law_is_judged_on_what_it_has_not_seen(opened):
+    page = opened("scaling")
+    said = page.locator("figure.live [role=status]")
+    assert "Fitted to 25 models" in said.inner_text() and "for the 5 left out" in said.inner_text()
+    page.get_by_role("button", name="456k").press("Space")
+    becomes(page, "sizes.length === 4")
+    assert "for the 10 left out" in said.inner_text()
+    for name in ("8k", "29k"):
+        page.get_by_role("button", name=name, exact=True).click()
+    becomes(page, "sizes.length === 2")
+    assert "at least 3 sizes" in said.inner_text() and state(page)["fitted"] is None
 
 
 # --- diagnosis -----------------------------------------------------------------------------------
