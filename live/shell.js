@@ -20,7 +20,7 @@ live.define(function shell(live) {
   const elements = {};
   live.element = (name, definition) => (elements[name] = definition);
 
-  // ---- Making elements: whatever is text stays text ---------------------------------------------
+  // ---- Making elements: whatever is text stays text ----
 
   function filled(node, attributes, children) {
     for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -72,7 +72,7 @@ live.define(function shell(live) {
   live.statusLine = () => h("p.live-said", { role: "status", "aria-live": "polite" });
   live.faultLine = () => h("p.live-fault", { role: "alert", hidden: true });
 
-  // ---- The address: #live=NAME&text=… ----------------------------------------------------------
+  // ---- The address: #live=NAME&text=… ----
 
   // The fields that the address holds for a figure, as strings, or null.
   live.fromAddress = function (name) {
@@ -96,7 +96,7 @@ live.define(function shell(live) {
     }
   };
 
-  // ---- One figure ------------------------------------------------------------------------------
+  // ---- One figure ----
 
   class Frame {
     constructor(figure, name) {
@@ -287,7 +287,7 @@ live.define(function shell(live) {
     copyLink() { return live.copyLink(this.name, this.fields(), this.said); }
   }
 
-  // ---- A picture of the figure ------------------------------------------------------------------
+  // ---- A picture of the figure ----
 
   // Copy a figure with the styles that it has now, as SVG; canvases become images.
   live.pictureOf = function (figure) {
@@ -327,7 +327,7 @@ live.define(function shell(live) {
     frame.said.textContent = `The picture is saved as ${frame.name}.${ending}.`;
   };
 
-  // ---- The page ---------------------------------------------------------------------------------
+  // ---- The page ----
 
   live.awaken = function () {
     for (const figure of document.querySelectorAll("figure.live[data-live]")) {

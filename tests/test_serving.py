@@ -850,6 +850,7 @@ def test_standard_input_that_has_ended_already_stops_the_server(stdin):
         *("--port", "0", "--until-eof"),
         stdin=subprocess.PIPE,
         preexec_fn=(lambda: os.close(0)) if stdin == "closed" else None,
+        env=os.environ | {"TQDM_DISABLE": "1"},  # a slow network shows a bar
     )
     output, errors = process.communicate("a\nb" if stdin == "text" else "", timeout=60)
     assert (process.returncode, errors) == (0, "")

@@ -28,7 +28,7 @@ live.define(function machineFigure(live) {
   const STORED_EVERYWHERE = ["scores", "weights", "attention", "after attention", "MLP", "block out"];
   const ROLES = { "norm 1": "stream", "norm 2": "stream", context: "value", widened: "mlp", hidden: "mlp", MLP: "mlp" };
 
-  // ---- The stored beginning: half-precision numbers as text ---------------------------------------
+  // ---- The stored beginning: half-precision numbers as text ----
 
   function halves(text) {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), view = new DataView(bytes.buffer);
@@ -136,7 +136,7 @@ live.define(function machineFigure(live) {
     return { p: top.map(([, , id]) => p[id]), best: [null, p[best], q[best], best], bits };
   }
 
-  // ---- Drawing ------------------------------------------------------------------------------------
+  // ---- Drawing ----
 
   function build(frame) {
     const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false" });
