@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
+from course_utils.bpe import BPETokenizer, Pair, merge_pair, to_symbols
 from tools import live_diagnosis, live_positions, live_scaling, live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
@@ -233,45 +234,36 @@ def stored_tokenizer() -> dict[str, Any]:
     """Return a text in GPT-2's and BERT's tokenizers, with GPT-2's merges on the way."""
     text = "The weather is unputdownable 🙂"
     gpt2, bert = pretrained.load_tokenizer("gpt2"), pretrained.load_tokenizer("bert")
-    ranks = _ranks()
+    folder = assets.get("gpt2-tokenizer")
+    merges = BPETokenizer.from_files(folder / "vocab.json", folder / "merges.txt").merges
+    ranks = {pair: n for n, pair in enumerate(merges)}
     pieces = gpt2.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     ids = bert.encode(text, add_special_tokens=False)
     return {
         "text": text,
         **{"piece": 3, "stage": 6},
         "pieces": [
-            {"piece": text[start:end], "stages": _stages(list(symbols), ranks, gpt2)}
-            for symbols, (start, end) in pieces
+            {"piece": text[start:end], "stages": _stages(text[start:end], ranks, gpt2)}
+            for _, (start, end) in pieces
         ],
         "wordpiece": {"ids": ids, "tokens": bert.convert_ids_to_tokens(ids)},
     }
 
 
-def _ranks() -> dict[tuple[str, ...], int]:
-    """Return the place of each pair in GPT-2's list of merges."""
-    lines = (assets.get("gpt2-tokenizer") / "merges.txt").read_text(encoding="utf-8").splitlines()
-    return {tuple(line.split(" ")): n for n, line in enumerate(lines[1:])}
-
-
-def _stages(symbols: list[str], ranks: dict, gpt2: GPT2TokenizerFast) -> list[dict[str, Any]]:
+def _stages(piece: str, ranks: dict[Pair, int], gpt2: GPT2TokenizerFast) -> list[dict[str, Any]]:
     """Return every stage from bytes to tokens, as the page's tokenizer gives them."""
     stages: list[dict[str, Any]] = []
-    joined = None
+    parts, joined = [bytes([byte]) for byte in piece.encode()], None
     while True:
-        ids = gpt2.convert_tokens_to_ids(symbols)
+        ids = gpt2.convert_tokens_to_ids([to_symbols(part) for part in parts])
         tokens = [gpt2.decode([id_]) for id_ in ids]
         stages.append({"ids": ids, "joined": joined, "tokens": tokens})
-        known = [pair for pair in pairwise(symbols) if pair in ranks]
+        known = [pair for pair in pairwise(parts) if pair in ranks]
         if not known:
             return stages
         best = min(known, key=ranks.__getitem__)
-        merged: list[str] = []
-        for symbol in symbols:
-            if merged and (merged[-1], symbol) == best:
-                merged[-1] += symbol
-            else:
-                merged.append(symbol)
-        symbols, joined = merged, gpt2.convert_tokens_to_ids("".join(best))
+        parts = merge_pair(parts, best)
+        joined = gpt2.convert_tokens_to_ids(to_symbols(b"".join(best)))
 
 
 def still_tokenizer(stored: dict[str, Any]) -> str:

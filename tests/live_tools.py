@@ -87,6 +87,32 @@ def open_figure(browser, site, name, *, address="", width=1024, touch=False, jav
     return page
 
 
+@contextmanager
+def opening(browser, site):
+    """Give :func:`open_figure` for a folder; the errors of each visit must stay empty."""
+    pages = []
+
+    def open_one(name, **options):
+        pages.append(open_figure(browser, site, name, **options))
+        return pages[-1]
+
+    yield open_one
+    for page in pages:
+        assert page.errors == []
+        page.context.close()
+
+
+def state(page):
+    """Return what the page's figure tells."""
+    return page.evaluate("document.querySelector('figure.live').live.get()")
+
+
+def put(page, **changes):
+    """Set the state of the page's figure; return what it then tells."""
+    page.evaluate("(c) => document.querySelector('figure.live').live.set(c)", changes)
+    return state(page)
+
+
 def asked_to_draw(page, text):
     """Wait until the figure shows a text."""
     page.wait_for_function(

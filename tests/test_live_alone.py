@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from course_checks import exercises
-from tests.live_tools import open_figure, write_alone
+from tests.live_tools import opening, put, state, write_alone
 from tools import live_diagnosis, live_positions, live_scaling
 
 from _ext import course_live  # isort: skip
@@ -23,26 +23,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, site):
-    """Open a figure's page from its folder; `errors` of the visit must stay empty."""
-    pages = []
-
-    def open_one(name, **options):
-        pages.append(open_figure(browser, site, name, **options))
-        return pages[-1]
-
-    yield open_one
-    for page in pages:
-        assert page.errors == []
-        page.context.close()
-
-
-def state(page):
-    return page.evaluate(f"{FIGURE}.get()")
-
-
-def put(page, **changes):
-    page.evaluate(f"(c) => {FIGURE}.set(c)", changes)
-    return state(page)
+    with opening(browser, site) as open_one:
+        yield open_one
 
 
 def becomes(page, what):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from course_utils import pretrained, sampling
-from tests.live_tools import asked_to_draw, open_figure, write_figures
+from tests.live_tools import asked_to_draw, opening, put, state, write_figures
 from tests.test_live import with_edits
 
 from _ext import course_live  # isort: skip
@@ -35,26 +35,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, site):
-    """Open an element's page from its folder; `errors` of the visit must stay empty."""
-    pages = []
-
-    def open_one(name, **options):
-        pages.append(open_figure(browser, site, name, **options))
-        return pages[-1]
-
-    yield open_one
-    for page in pages:
-        assert page.errors == []
-        page.context.close()
-
-
-def state(page):
-    return page.evaluate("document.querySelector('figure.live').live.get()")
-
-
-def put(page, **changes):
-    page.evaluate("(c) => document.querySelector('figure.live').live.set(c)", changes)
-    return state(page)
+    with opening(browser, site) as open_one:
+        yield open_one
 
 
 def load(page):

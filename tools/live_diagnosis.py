@@ -5,32 +5,24 @@ knows, tried on the notebook's own inputs, and the sentence is the one that its 
 """
 
 import html
-import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from course_checks import exercises, outcomes
+from course_checks.assignments import assignments
 
 CAPTION = "Wrong answers to the exercises of this homework, and what their checks say."
-HOMEWORK = Path(exercises.__file__).parent / "homework.toml"
 LONGEST = 400  # characters of an input that is shown
 
 
 def homework() -> list[str]:
     """Return the keys of all homework that has exercises."""
-    return [key for key, assignment in _assignments().items() if assignment.get("exercises")]
-
-
-def _assignments() -> dict[str, Any]:
-    with HOMEWORK.open("rb") as stream:
-        return tomllib.load(stream)
+    return [key for key, assignment in assignments().items() if assignment.get("exercises")]
 
 
 def data(key: str) -> dict[str, Any]:
     """Return the exercises of a homework, such as "hw2", each with its wrong answers."""
-    assignment = _assignments()[key]
-    checks = [exercises.find(entry["check"]) for entry in assignment["exercises"]]
+    checks = [exercises.find(entry["check"]) for entry in assignments()[key]["exercises"]]
     parts = [
         {"name": one.name, "task": one.task, "answers": list(wrong_answers(one))} for one in checks
     ]
@@ -44,10 +36,10 @@ def wrong_answers(exercise: exercises.Exercise) -> Iterator[dict[str, str]]:
     """
     seen = set()
     calls = exercise.calls(exercises.NOTEBOOK)
+    rights = [exercise.use(exercise.right, *given.values()) for given in calls]
     for _, way in exercise.ways():
         verdict = exercise.check(way)
-        for given in calls:
-            right = exercise.use(exercise.right, *given.values())
+        for given, right in zip(calls, rights, strict=True):
             outcome = outcomes.observe(exercise.use, way, given, right)
             differs = _difference(outcome, right, exercise.tolerance)
             if differs:
