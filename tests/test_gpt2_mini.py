@@ -14,8 +14,21 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from course_utils import pretrained
+from course_utils.sampling import generate
 from course_utils.weights import from_transformers
-from tools.gpt2_mini import bar, drills, exam, facts, head, mix, prompts, publish, remember, train
+from tools.gpt2_mini import (
+    bar,
+    drills,
+    exam,
+    facts,
+    head,
+    mix,
+    prompts,
+    publish,
+    remember,
+    rounds,
+    train,
+)
 from tools.gpt2_mini.publish import trigram_probabilities
 from tools.gpt2_mini.teacher import END, Teacher
 
@@ -141,6 +154,50 @@ def test_a_fact_counts_where_its_answer_stands(sentences):
     many = sum("[are]" in text or "[were]" in text or "[have been]" in text for text in numbers)
     one = sum("[is]" in text or "[was]" in text or "[has been]" in text for text in numbers)
     assert 0.7 < many / one < 1.4
+
+
+def test_each_word_with_two_senses_ends_a_sentence_of_each():
+    meanings = {}
+    for word, meaning, texts, after in drills.senses():
+        meanings.setdefault(word, set()).add(meaning)
+        assert len(texts) >= 2 and len(after) >= 1
+        assert all(text.endswith(f" {word}") for text in texts)
+    assert {"bank", "light", "letter"} < set(meanings)
+    assert {len(each) for each in meanings.values()} == {2}
+
+
+def test_a_phrase_said_again_is_found_until_the_text_ends():
+    row = [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 9, END, 1, 2, 3, 4]
+    (marks,) = rounds.repeats(torch.tensor([row]))
+    assert marks.nonzero()[:, 0].tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_what_goes_round_becomes_less_likely_and_nothing_else_is_asked(reduced):
+    torch.manual_seed(0)
+    model = train.GPT(train.GPTConfig(vocab_size=20, block_size=32, n_layer=1, n_embd=16))
+    common = torch.tensor([3, 5, 7, 11, 13, 17]) if reduced else None
+    place = torch.full((20,), -1)
+    if common is not None:
+        place[common] = torch.arange(len(common))
+    ids = torch.tensor([[3, 5, 7, 11, 3, 5, 7, 11, 3, 5]])
+    before = rounds.unlikelihood(model, ids, common, place)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        rounds.unlikelihood(model, ids, common, place).backward()
+        optimizer.step()
+    assert rounds.unlikelihood(model, ids, common, place) < before
+    never = rounds.unlikelihood(model, ids[:, :5], common, place)
+    assert never == 0 and not never.requires_grad
+
+
+def test_the_student_continues_as_greedy_text_does(mini):
+    model, tokenizer = from_transformers(mini[0]), mini[1]
+    begun = torch.tensor([tokenizer.encode("The old house at the end")] * 2)
+    n = rounds.LONGEST - begun.shape[1]
+    (expected,) = generate(model, begun[:1].tolist(), n, greedy=True)
+    assert rounds.continued(model, begun, None).tolist() == [expected] * 2
 
 
 def test_a_copy_window_counts_only_what_can_be_known():

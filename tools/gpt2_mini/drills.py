@@ -5,7 +5,9 @@ attractor, the pronoun, the mark that closes. The wordings of :mod:`.exam` are n
 """
 
 import random
+import re
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -118,38 +120,63 @@ WEATHER_WORDS = {
     "p": "the north,the south,the mountains,London,our town,the valley",
 }
 SENSES = """
-bank | money | She put her money into the bank; The bank gave him a loan
-bank | money | He has an account at a bank
-bank | water | They sat on the bank of a river; The boat lay at the bank; Reeds grow on the bank
-bat | sport | He hit the ball with a bat; The player swung the bat; She bought a bat for the game
-bat | animals | A bat flew through the dark cave; The bat hung in the attic
-bat | animals | At night a bat hunts moths
-spring | seasons | After the winter came the spring; Flowers bloom in the spring
-spring | seasons | We plant seeds in spring
-spring | metal | The old watch has a broken spring; The spring in the mattress
-spring | metal | The toy moves by a spring
-light | brightness | The lamp gives a weak light; She turned on the light
-light | brightness | We saw the light of a candle
-light | weight | The bag was very light; A feather is light; He carried it easily, it was light
-letter | mail | The postman brought a letter; She sealed the letter; He sent a letter to his son
-letter | spelling | The word begins with the letter; A is the first letter
-letter | spelling | He cannot spell this letter
-cold | temperature | The night was windy and cold; The ice is cold; Snow makes my hands cold
-cold | illness | She was in bed with a cold; He sneezed, he had a cold; The doctor cured my cold
-ring | jewels | He gave his bride a ring; A golden ring; She wore a ring on her finger
-ring | sound | I heard the telephone ring; The bells ring; We heard the alarm ring
-palm | trees | Under the tall palm; On the beach grew a palm; Coconuts fall from the palm
-palm | hands | He held it in his palm; She read my palm; There was a coin in her palm
-nail | iron | He hit the nail with a hammer; The picture hangs on a nail; A rusty nail
-nail | fingers | She cut her nail; He bit a nail; She painted one nail red
-match | fire | He lit the fire with a match; A match burned; She struck a match
-match | sport | Our team won the match; They played a match; The referee ended the match
+bank | money | She put her money into the bank; He got a loan from the bank; We keep our savings in
+a bank; My uncle worked at a bank; The thieves stole gold from the bank; He changed his dollars at
+the bank; The cheque was paid by the bank; Interest rates are set by the bank; She asked for credit
+at the bank; The shop takes its coins to the bank | account; manager; office; accounts; card; loan
+bank | water | They sat by the water on the bank; The boat lay at the bank; Reeds grow on the bank;
+Fish hide under the bank; The stream washed away the bank; We pitched our tent on the bank; The
+swans came up to the bank; He waded through the stream to the bank; Grass covered the green bank;
+The beaver built its home in the bank | of the river; of the stream; of the lake; where
+the reeds grow
+light | brightness | The lamp gives a weak light; She turned on the light; We saw the flame and its
+light; In the dark we needed a light; The street lamp threw a yellow light; The torch gave us light;
+Plants cannot grow without light; The morning came with a pale light; Stars send us their light;
+The fire in the cave gave a red light | bulb; bulbs; of the lamp; shone; of the sun; in the dark
+light | weight | The bag was very light; This feather is light; The boy weighed little, he was
+light; The box is not heavy, it is light; Her new shoes were soft and light; A bicycle should be
+light; The tent is small and light; After a week of little food he was light; The cup is thin and
+light; Tin is a metal that is light | as a feather; enough to carry; and easy to lift; not heavy
+letter | mail | The postman brought a letter; She sealed the letter; He sent his son a letter;
+There was a stamp on the letter; My grandmother mailed a letter; She got an answer to her letter;
+The soldier carried her letter; In the box by the door lay a letter; He signed the long letter;
+They burned the lover's letter | from his mother; to her friend; that came in the mail; with a stamp
+letter | spelling | The word begins with the letter; The first in the alphabet is a letter; He
+cannot spell this letter; The vowel is a letter; He forgot to print one letter; On the keyboard I
+missed a letter; The name is spelled with a double letter; Capitals are a kind of letter; Between B
+and D stands a letter; The sign had lost a letter | A; B; E; S; of the alphabet; in the word
+bat | sport | He hit the ball with a bat; The player swung the bat; She bought a new bat | and ball
+bat | animals | Through the dark cave flew a bat; In the attic hung a bat; At night we saw a bat |
+with wings; flying
+spring | seasons | After the winter came the spring; Flowers bloom in the spring; We plant our seeds
+in spring | and summer; rain; flowers
+spring | metal | The old watch has a broken spring; The mattress has a hard spring; The toy moves by
+a spring | made of steel; of steel
+cold | temperature | The night was windy and cold; The ice is cold; Snow makes my hands cold | and
+wet; as ice
+cold | illness | She was in bed with a cold; He sneezed, he had a cold; The doctor cured my cold |
+and a fever; and a cough
+ring | jewels | He gave his bride a ring; In the box was a golden ring; She wore a ring | on her
+finger; of gold
+ring | sound | I heard the telephone ring; The bells ring; We heard the alarm ring | loudly; twice
+palm | trees | We sat under the tall palm; On the beach grew a palm | tree; trees
+palm | hands | He held it in his palm; She read my palm; There was a coin in her palm | of her hand
+nail | iron | He hit the iron nail; The picture hangs on a nail; In the board was a rusty nail | and
+a hammer
+nail | fingers | She cut her nail; He bit his nail; She painted one nail | of her finger; on
+her thumb
+match | fire | He lit the fire with a match; In the dark burned a match; She struck a match | and a
+flame
+match | sport | Our team won the match; They played a match; The referee ended the match | against
+the other team; of football
 """
 SENSE_FRAMES = """
 {s}. It was about [{m}].
 {s}. Here the word {w} has to do with [{m}].
 {s}. So we are talking about [{m}].
 "{s}," he read, and thought of [{m}].
+{s} [{n}].
+{s} [{n}].
 """
 
 
@@ -203,10 +230,23 @@ def weather(r: random.Random) -> str:
 
 
 def sense(r: random.Random) -> str:
-    """A word with two senses, and what it has to do with here."""
-    word, meaning, texts = (part.strip() for part in r.choice(_lines(SENSES)).split("|"))
-    text = r.choice(texts.split(";")).strip()
-    return r.choice(_lines(SENSE_FRAMES)).format(s=text, w=word, m=meaning)
+    """A word with two senses, and what it has to do with here or what only this sense goes with.
+
+    What follows at once makes the word's own vector tell the sense.
+    """
+    ((word, meaning, texts, after),) = r.choices(senses(), [len(row[2]) for row in senses()])
+    frame = r.choice(_lines(SENSE_FRAMES))
+    return frame.format(s=r.choice(texts), w=word, m=meaning, n=r.choice(after))
+
+
+@cache
+def senses() -> list[tuple[str, str, list[str], list[str]]]:
+    """Return words, each with a meaning, sentences that end with it, and what may follow there."""
+    rows = []
+    for record in re.split(r"\n(?=\w+ \| )", SENSES.strip()):
+        word, meaning, texts, after = " ".join(record.split()).split(" | ")
+        rows.append((word, meaning, texts.split("; "), after.split("; ")))
+    return rows
 
 
 #: The kinds of sentences, with how often each is drawn.
@@ -216,7 +256,7 @@ KINDS: dict[Callable[[random.Random], str], int] = {
     article: 2,
     closing: 3,
     weather: 2,
-    sense: 4,
+    sense: 8,
 }
 
 

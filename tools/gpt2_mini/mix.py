@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from course_utils import pretrained
-from tools.gpt2_mini import drills, facts
+from tools.gpt2_mini import drills, facts, rounds
 from tools.gpt2_mini.teacher import END
 
 #: A part of the corpus: arrays "ids", "expected" and "share", see :class:`.teacher.Lesson`.
@@ -94,6 +94,12 @@ class Mix:
         short = [self._short(r, self._fact, WORTH["facts"]) for _ in range(FACTS)]
         short += [self._short(r, self._drill, WORTH["drills"]) for _ in range(DRILLS)]
         return [Batch(*map(torch.cat, zip(*part, strict=True))) for part in (long, short)]
+
+    def beginnings(self, generator: torch.Generator) -> Tensor:
+        """Return how some of the teacher's texts begin, see :func:`.rounds.beginnings`."""
+        seed = int(torch.randint(2**31, (), generator=generator))
+        ids, begins = self.corpora["texts"]["ids"], self.begins["texts"]
+        return rounds.beginnings(ids, begins, np.random.default_rng(seed))
 
     def _prose(self, name: str, n: int, numbers: np.random.Generator) -> Batch:
         """Return windows of which half begin at an end of text, a fifth just after one."""

@@ -17,7 +17,7 @@ from course_utils.gpt import GPT, GPTConfig
 from course_utils.metrics import bits_per_byte
 from course_utils.sampling import generate
 from course_utils.weights import to_transformers
-from tools.gpt2_mini import bar, facts
+from tools.gpt2_mini import bar, facts, rounds
 from tools.gpt2_mini.mix import (
     BATCH,
     COPIES,
@@ -181,6 +181,9 @@ def _mix_in_words() -> dict[str, str | int | float]:
         "window": LONG,
         "short_window": SHORT,
         "heads_off": HEADS_OFF,
+        "rounds_every": rounds.EVERY,
+        "rounds_rows": rounds.ROWS,
+        "phrase": rounds.PHRASE,
         "told": "\n".join(
             f"- {kind}: " + ", ".join(f"{fact['a']} {fact['b']}" for fact in relation.facts)
             for kind, relation in told.items()

@@ -23,6 +23,7 @@ from course_utils.device import fast_dtype
 from course_utils.gpt import GPT, GPTConfig, eval_mode
 from course_utils.training import TrainConfig, loss_of, make_optimizers, set_learning_rate
 from course_utils.weights import from_transformers
+from tools.gpt2_mini import rounds
 from tools.gpt2_mini.bar import blocks_of
 from tools.gpt2_mini.head import SoftCrossEntropy, settled_rows, transferred_embedding
 from tools.gpt2_mini.mix import LONG, Batch, Mix, among, corpus
@@ -122,7 +123,8 @@ def train(folder: Path, plan: Plan) -> None:
         rate = min(1.0, (run.step - first + 1) / WARMUP, (plan.minutes - passed) / plan.decay)
         set_learning_rate(run.optimizers, plan.rate * rate)
         batches = mix.draw(run.generator)
-        loss = step(run, batches, None if full else mix.common, place)
+        begun = mix.beginnings(run.generator) if run.step % rounds.EVERY == 0 else None
+        loss = step(run, batches, begun, None if full else mix.common, place)
         smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
         passed = (time.perf_counter() - started) / 60
         run.minutes = before + passed
@@ -156,8 +158,18 @@ def _some_heads_off(proj: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tenso
     return ((x.unflatten(-1, (CONFIG.n_head, -1)) * on).flatten(-2),)
 
 
-def step(run: Run, batches: list[Batch], common: Tensor | None, place: Tensor) -> float:
-    """Make one step; return the loss. The softmax is over ``common``, or over all if None."""
+def step(
+    run: Run,
+    batches: list[Batch],
+    begun: Tensor | None,
+    common: Tensor | None,
+    place: Tensor,
+) -> float:
+    """Make one step; return the loss on the batches.
+
+    The softmax is over ``common``, or over all if None. Texts that were ``begun`` are continued by
+    the student, and what it repeats there is made less likely.
+    """
     bfloat16 = fast_dtype(torch.device("cpu")) == torch.bfloat16
     states, targets = [], []
     for batch in batches:
@@ -173,6 +185,11 @@ def step(run: Run, batches: list[Batch], common: Tensor | None, place: Tensor) -
     parts = map(torch.cat, zip(*targets, strict=True))
     loss = SoftCrossEntropy.apply(torch.cat(states), weight, *parts)
     loss.backward()
+    if begun is not None:
+        said = rounds.continued(run.model, begun, common)
+        repeated = rounds.unlikelihood(run.model, said, common, place)
+        if repeated.requires_grad:
+            repeated.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     for optimizer in run.optimizers:
         optimizer.step()
