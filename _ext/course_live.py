@@ -335,9 +335,40 @@ def stored_attention() -> dict[str, Any]:
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "d_k": config.n_embd // config.n_head,
-        **{"layer": 2, "head": 1, "query": len(ids) - 2},
+        **dict(zip(("layer", "head", "query"), telling_head(steps, len(ids)), strict=True)),
         "packed": scores,
+        "added": [added(steps[n, "block in"], steps[n, "attention"]) for n in range(config.n_layer)],
     }
+
+
+def telling_head(steps: dict[tuple[int, str], Tensor], T: int) -> tuple[int, int, int]:
+    """Return the block, the head and the token that looks hardest at one word further back.
+
+    That is neither the first token, at which many heads rest, nor the one before.
+    """
+    shares = {}
+    for (layer, name), scores in steps.items():
+        if name == "scores":
+            hidden = torch.ones(T, T, dtype=torch.bool).triu(1)
+            weights = scores.masked_fill(hidden, -math.inf).softmax(-1)  # (H, T, T)
+            shares[layer] = weights.tril(-2)[:, :, 1:].amax(-1)  # (H, T)
+    layer = max(shares, key=lambda n: shares[n].max().item())
+    head, query = divmod(int(shares[layer].argmax()), T)
+    return layer, head, query
+
+
+def added(before: Tensor, attention: Tensor, n: int = 32) -> dict[str, Any]:
+    """Return what attention adds to each token's vector ``(T, C)``: the first ``n`` numbers.
+
+    They have 8 bits each and a scale for each token; lengths are those of the whole vectors.
+    """
+    parts = []
+    for x in (before, attention):
+        numbers, scales = rounded_rows(x[:, :n])
+        text = base64.b64encode(numbers.tobytes()).decode("ascii")
+        parts.append([text, [round(scale, 6) for scale in scales.tolist()]])
+    lengths = torch.stack([x.norm(dim=-1) for x in (before, attention, before + attention)], 1)
+    return {"parts": parts, "lengths": [[round(v, 4) for v in row] for row in lengths.tolist()]}
 
 
 def listen(ids: list[int]) -> dict[tuple[int, str], Tensor]:

@@ -338,6 +338,10 @@ def test_the_weights_are_pytorchs(opened):
         theirs = model(torch.tensor([ids]), output_attentions=True).attentions[layer][0, head]
         assert now["tokens"] == [gpt2.decode([id_]) for id_ in ids]
         assert torch.tensor(now["weights"]) == pytest.approx(theirs, abs=1e-3)
+        steps = course_live.listen(ids)
+        before, added = (steps[layer, name][now["query"]] for name in ("block in", "attention"))
+        lengths = [x.norm().item() for x in (before, added, before + added)]
+        assert now["lengths"] == pytest.approx(lengths, rel=1e-3)
 
 
 def test_without_the_mask_a_word_sees_what_comes_later(opened):

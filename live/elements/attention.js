@@ -3,12 +3,31 @@ live.define(function attentionFigure(live) {
   "use strict";
   const { h } = live;
   const MOST = 24; // tokens that are shown
+  const SHOWN = 32; // numbers of a vector that are shown
 
   // The weights of a head from its scores (T, T): each row is a softmax over what it may see.
   const softmaxRows = (scores, T) => Array.from({ length: T }, (_, t) => Array.from(live.softmax(scores.slice(t * T, (t + 1) * T))));
 
   // What is stored has no mask yet: rows (T, T) -> numbers T * T, -Infinity for what comes later.
   const masked = (rows) => rows.flatMap((row, t) => row.map((score, j) => (j > t ? -Infinity : score)));
+
+  // What attention adds to each token's vector, by block: for a token [before, added], the first numbers
+  // of each, and the lengths of both and of their sum.
+  const length = (v) => Math.hypot(...v);
+  function additions(steps, n_layer, C, T) {
+    return Array.from({ length: n_layer }, (_, layer) => Array.from({ length: T }, (_, t) => {
+      const stream = layer ? steps[layer - 1]["block out"] : steps["stream at the start"];
+      const [before, added, after] = [stream, steps[layer].attention, steps[layer]["after attention"]].map(({ data }) => data.subarray(t * C, (t + 1) * C));
+      return { parts: [before, added].map((v) => Array.from(v.subarray(0, SHOWN))), lengths: [before, added, after].map(length) };
+    }));
+  }
+
+  // The stored ones have 8 bits a number and a scale for each token.
+  const unpack = ([bytes, scales], t) => Array.from({ length: SHOWN }, (_, i) => ((bytes.charCodeAt(t * SHOWN + i) << 24) >> 24) * scales[t]);
+  const storedAdditions = ({ added, tokens }) => added.map(({ parts, lengths }) => {
+    const read = parts.map(([text, scales]) => [atob(text), scales]);
+    return tokens.map((_, t) => ({ parts: read.map((part) => unpack(part, t)), lengths: lengths[t] }));
+  });
 
   live.element("attention", {
     title: "Who looks at whom",
@@ -32,17 +51,19 @@ live.define(function attentionFigure(live) {
       const { stored, engine, ready } = frame, key = JSON.stringify([text, causal, ready]);
       if (frame.kept?.key === key) return frame.kept.numbers; // the same sentence: nothing to compute
       const keep = (numbers) => (frame.kept = { key, numbers }).numbers;
-      if (!ready) return keep({ tokens: stored.tokens, scores: stored.packed.map((heads) => heads.map(masked)), cut: 0 });
+      if (!ready) return keep({ tokens: stored.tokens, scores: stored.packed.map((heads) => heads.map(masked)), added: storedAdditions(stored), cut: 0 });
       const { ids, tokens } = await engine.encode(text || "<|endoftext|>");
       const { steps } = await engine.trace(ids.slice(0, MOST), { causal });
       const T = Math.min(ids.length, MOST);
       const scores = Array.from({ length: stored.n_layer }, (_, layer) => Array.from({ length: stored.n_head }, (_, head) =>
         Array.from(steps[layer].scores.data.slice(head * T * T, (head + 1) * T * T))));
-      return keep({ tokens: tokens.slice(0, MOST), scores, cut: ids.length - T });
+      const added = additions(steps, stored.n_layer, stored.n_head * stored.d_k, T);
+      return keep({ tokens: tokens.slice(0, MOST), scores, added, cut: ids.length - T });
     },
 
-    report({ text, layer, head, query, causal }, { tokens, scores }) {
-      return { text, tokens, layer, head, query: Math.min(query, tokens.length - 1), causal, weights: softmaxRows(scores[layer][head], tokens.length) };
+    report({ text, layer, head, query, causal }, { tokens, scores, added }) {
+      const asks = Math.min(query, tokens.length - 1);
+      return { text, tokens, layer, head, query: asks, causal, weights: softmaxRows(scores[layer][head], tokens.length), lengths: added[layer][asks].lengths };
     },
 
     says({ layer, head, query }, { tokens, scores, cut }) {
@@ -73,15 +94,16 @@ live.define(function attentionFigure(live) {
         }
       }
       const label = h("div.live-label"), table = h("div.live-steps", { role: "table", tabindex: 0, "aria-label": "From score to weight" });
-      const mixture = h("div.live-mixture", { role: "img" });
+      const mixture = h("div.live-mixture", { role: "img" }), sum = h("div.live-sum");
       frame.stage.append(
         h("label.live-field", {}, h("span", {}, "Your sentence"), text), sentence,
         h("div.live-attention", {},
           h("div", {}, h("div.live-label", {}, "All heads: a row for each block"), grid,
             h("label.live-choice", {}, mask, "causal mask: nobody sees what comes later")),
-          h("div", {}, label, table, h("div.live-label", {}, "What it takes along: a mixture of the values"), mixture)));
+          h("div", {}, label, table, h("div.live-label", {}, "What it takes along: a mixture of the values"), mixture,
+            h("div.live-label", {}, `What all ${n_head} heads of the block took along is added to the word's vector`), sum)));
 
-      return ({ text: typed, layer, head, query, causal }, { tokens, scores }) => {
+      return ({ text: typed, layer, head, query, causal }, { tokens, scores, added }) => {
         const T = tokens.length, asks = Math.min(query, T - 1), weights = softmaxRows(scores[layer][head], T)[asks];
         if (document.activeElement !== text) text.value = typed;
         mask.checked = causal;
@@ -108,6 +130,10 @@ live.define(function attentionFigure(live) {
         const parts = weights.map((w, t) => [w, t]).filter(([w]) => w > 0.005).sort((a, b) => b[0] - a[0]);
         mixture.replaceChildren(...parts.map(([w, t]) =>
           h(`span.live-hue-${t % 5}`, { style: `flex-grow: ${w}`, title: `${live.visible(tokens[t])} ${live.percent(w)}` }, w > 0.08 ? `${live.visible(tokens[t])} ${live.percent(w)}` : "")));
+        const { parts: [before, plus], lengths } = added[layer][asks], after = before.map((v, i) => v + plus[i]);
+        const largest = Math.max(...before, ...plus, ...after, ...[...before, ...plus, ...after].map((v) => -v));
+        sum.replaceChildren(...[["before", before], ["+ attention", plus], ["= after", after]].flatMap(([name, v], n) =>
+          [h("span", {}, name), strip(v, largest), h("span.live-muted", {}, `length ${live.short(lengths[n])}`)]));
         mixture.setAttribute("aria-label", parts.slice(0, 5).map(([w, t]) => `${live.percent(w)} ${live.visible(tokens[t])}`).join(", "));
       };
     },
@@ -120,6 +146,10 @@ live.define(function attentionFigure(live) {
       cell(raw, score === undefined ? "" : score < 0 ? ".live-score.live-negative" : ".live-score", score === undefined ? null : `--v: ${Math.abs(100 * score).toFixed(1)}%`),
       cell(scaled, ""), cell(weight, w === undefined ? "" : ".live-weight", w === undefined ? null : `--v: ${(100 * w).toFixed(1)}%`));
   }
+
+  // The first numbers of a vector as cells: the stronger the colour, the larger the number.
+  const strip = (v, largest) => h("span.live-strip", { role: "img", "aria-label": `the first ${v.length} numbers: ${v.slice(0, 4).map(live.short).join(", ")} …` },
+    v.map((x) => h(x < 0 ? "i.live-minus" : "i", { title: live.short(x), style: `--o: ${(Math.abs(x) / largest).toFixed(3)}` })));
 
   // A head's weights as a small map: a row for each token that asks, a column for each key.
   function paint(canvas, weights, asks) {
