@@ -98,6 +98,12 @@ live.define(function desk(live) {
       return { top, drawn: name([drawn, p[drawn]]), ...(wanted && { logits }) };
     }
 
+    // The texts that beam search keeps at each step, with the text of each token.
+    beams(ids, options) {
+      const levels = live.beamSearch((longer) => this.logits(longer), ids, options);
+      return levels.map((kept) => kept.map((beam) => ({ ...beam, token: this.gpt2.decode([beam.id]) })));
+    }
+
     // Every intermediate, by block and name as in chapter 6, and the likeliest ten at the end.
     trace(ids, edits = {}) {
       const steps = {}, fits = this.window(ids);

@@ -106,6 +106,7 @@ live.define(function engine(live) {
     merges(piece) { return this.call("merges", piece); }
     wordpiece(text) { return this.call("wordpiece", text); }
     next(ids, options) { return this.call("next", ids, options); }
+    beams(ids, options) { return this.call("beams", ids, options); }
     trace(ids, edits) { return this.call("trace", ids, edits); }
   }
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from course_utils import pretrained, sampling
+from course_utils.weights import from_transformers
 from tests.live_tools import asked_to_draw, opening, put, state, write_figures
 from tests.test_live import with_edits
 
@@ -322,6 +323,22 @@ def test_draws_come_from_what_is_left(opened):
     counts = page.locator(".live-top .live-p").all_inner_texts()
     assert sum(int(text[1:]) for text in counts if text.startswith("×")) == 100
     assert all(text == "out" for text in counts[3:])
+
+
+def test_beam_search_finds_what_the_courses_own_finds(opened):
+    page = opened("sampling")
+    load(page)
+    model, gpt2 = course_live.mini()
+    ours = from_transformers(model)
+    for text, beams in (("The weather is", 3), ("My sister opened the", 5), ("One, two,", 1)):
+        now = put(page, text=text, beams=beams)
+        ids = gpt2.encode(text)
+        expected = sampling.beam_search(ours, ids, 6, beams, length_penalty=0)
+        found = [(text, score) for text, score in now["found"]]
+        assert [text for text, _ in found] == [gpt2.decode(row[len(ids) :]) for row, _ in expected]
+        assert [score for _, score in found] == pytest.approx([s for _, s in expected], abs=1e-3)
+    page.get_by_label("beams").fill("0")
+    page.wait_for_function("document.querySelector('figure.live').live.get().found.length === 0")
 
 
 # --- attention ----------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-// The desk: temperature, top-k, top-p, min-p and penalty together on one distribution, and draws from it.
+// The desk: temperature, top-k, top-p, min-p and penalty together on one distribution, draws from it,
+// and beam search, which draws nothing.
 live.define(function samplingFigure(live) {
   "use strict";
   const { h } = live;
 
   const SHOWN = 15;
+  const STEPS = 6; // of beam search
   const KNOBS = { temperature: 1, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 };
   const RANGES = { temperature: [0.1, 3], top_k: [0, 200], top_p: [0.05, 1], min_p: [0, 0.5], repetition_penalty: [1, 2] };
   const TRIES = [
@@ -30,19 +32,20 @@ live.define(function samplingFigure(live) {
     title: "From one distribution to a token: all knobs on one desk",
     hint: "Turn the temperature up to 2 and draw 100 tokens. Then save them with min-p.",
 
-    initial: ({ text }) => ({ text, ...KNOBS }),
+    initial: ({ text }) => ({ text, ...KNOBS, beams: 0 }),
 
     tidy(state) {
       const tidied = { text: String(state.text).slice(0, 2000) };
       for (const [name, [low, high]] of Object.entries(RANGES)) tidied[name] = live.clamp(state[name], low, high, KNOBS[name]);
       tidied.top_k = Math.round(tidied.top_k);
+      tidied.beams = Math.round(live.clamp(state.beams, 0, 5, 0));
       return tidied;
     },
 
-    needs: ({ text }, { stored }) => (text === stored.text ? "" : "model"),
+    needs: ({ text, beams }, { stored }) => (text === stored.text && !beams ? "" : "model"),
 
     async numbers(state, frame) {
-      const { stored, engine, ready } = frame, { text, ...knobs } = state;
+      const { stored, engine, ready } = frame, { text, beams, ...knobs } = state;
       const key = `${text}\n${ready}`;
       if (frame.row?.key !== key) { // the logits change with the text alone
         const row = { key, whole: ready, names: new Map() };
@@ -60,10 +63,14 @@ live.define(function samplingFigure(live) {
       for (const [n] of [...order, ...top]) await nameOf(frame, n);
       let left = 0, kept = 0, bits = 0;
       for (let n = 0; n < p.length; n++) if (p[n] > 0) { left++; kept += before[n]; bits -= p[n] * Math.log2(p[n]); }
-      return { before, p, order, top, left, kept, bits, size: p.length, names: frame.row.names };
+      const search = beams && (frame.row[`beams ${beams}`] ??= await Promise.all([beams, 1].map((width) => engine.beams(previous, { width, steps: STEPS }))));
+      return { before, p, order, top, left, kept, bits, size: p.length, names: frame.row.names, search };
     },
 
-    report: (state, { top, names }) => ({ ...state, top: top.map(([n, p]) => [shown(names, n), p]) }),
+    report: (state, { top, names, search }) => ({
+      ...state, top: top.map(([n, p]) => [shown(names, n), p]),
+      found: search ? search[0].at(-1).map(({ score }, place) => [textOf(search[0], place), score]) : [],
+    }),
 
     says: (state, { left, kept, bits, size }) =>
       `${left.toLocaleString("en")} of ${size.toLocaleString("en")} tokens can be drawn; they had ${live.percent(Math.min(kept, 1))} of the probability. ` +
@@ -86,6 +93,8 @@ live.define(function samplingFigure(live) {
       ]);
       const tries = h("select", { onchange: () => frame.change({ ...KNOBS, ...TRIES[tries.value]?.[1] }) },
         h("option", { value: "" }, "choose"), TRIES.map(([label], n) => h("option", { value: n }, label)));
+      const beams = live.slider("beams", { min: 0, max: 5, show: (n) => (n ? String(n) : "off"), onchange: (value) => frame.change({ beams: value }, { merge: "beams" }) });
+      const tree = h("div.live-beams", { "aria-live": "polite" });
       const list = h("ol.live-top.live-compares", { "aria-label": "The likeliest tokens, now and before" });
       const drawn = h("p.live-drawn", { "aria-live": "polite" });
       const draw = (times) => h("button.live-button.live-primary", { onclick: () => drawMany(frame, times, drawn) }, times === 1 ? "Draw a token" : `Draw ${times}`);
@@ -96,17 +105,50 @@ live.define(function samplingFigure(live) {
           Object.values(knobs).map(({ node }) => node),
           h("div.live-row", {}, h("label.live-choice", {}, "Settings to try ", tries)),
           h("div.live-row", {}, draw(1), draw(100)), drawn),
-        h("div", {}, h("div.live-label", {}, "Bar: the chance now. Line: the model's own."), list)));
+        h("div", {}, h("div.live-label", {}, "Bar: the chance now. Line: the model's own."), list)),
+        h("div.live-label", {}, "Or draw nothing: beam search keeps the few likeliest texts at each step, by the model's own chances"), beams.node, tree);
 
       return (state, numbers) => {
         if (document.activeElement !== text) text.value = state.text;
         for (const [name, { set }] of Object.entries(knobs)) set(state[name]);
+        beams.set(state.beams);
+        tree.replaceChildren(...(numbers.search ? found(numbers.search) : []));
         drawn.textContent = "";
         list.replaceChildren(...rows(numbers, new Map()));
         frame.list = list;
       };
     },
   });
+
+  // What a beam of the last step says, back to its first token.
+  function textOf(levels, place) {
+    let text = "";
+    for (const level of levels.toReversed()) {
+      text = level[place].token + text;
+      place = level[place].from;
+    }
+    return text;
+  }
+
+  // The tree of a search: a line goes on while it has one continuation, and splits where it has more.
+  function found([levels, greedy]) {
+    const best = levels.at(-1)[0].score, alone = greedy.at(-1)[0].score;
+    const verdict = levels[0].length === 1 ? "One beam is greedy: always the likeliest token."
+      : best > alone + 1e-6 ? `The best text is ${Math.exp(best - alone).toFixed(1)} times as likely as the greedy one.`
+        : best < alone - 1e-6 ? "The greedy text is likelier: the search dropped its beginning." : "The greedy text is the best one here.";
+    const branches = (depth, from) => levels[depth].map((beam, place) => ({ ...beam, place })).filter((beam) => beam.from === from);
+    const line = (beam, depth) => {
+      const said = [beam];
+      let next = [];
+      while (++depth < levels.length && (next = branches(depth, said.at(-1).place)).length === 1) said.push(next[0]);
+      const ends = depth === levels.length, last = said.at(-1);
+      const note = ends ? `${live.percent(Math.exp(last.score))} for all ${STEPS}` : next.length ? "" : "dropped";
+      return h(`li${ends ? last.place ? "" : ".live-best" : next.length ? "" : ".live-gone"}`, {},
+        said.map(({ token, p }) => h("span.live-beam", { title: live.percent(p) }, live.visible(token))), note && h("span.live-muted", {}, note),
+        next.length > 1 && h("ul", {}, next.map((each) => line(each, depth))));
+    };
+    return [h("p", {}, verdict), h("ul", {}, branches(0, 0).map((beam) => line(beam, 0)))];
+  }
 
   // The texts of tokens, by their place in the logits.
   const shown = (names, n) => names.get(n) ?? "a rarer token";
