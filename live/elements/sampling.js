@@ -142,7 +142,7 @@ live.define(function samplingFigure(live) {
       let next = [];
       while (++depth < levels.length && (next = branches(depth, said.at(-1).place)).length === 1) said.push(next[0]);
       const ends = depth === levels.length, last = said.at(-1);
-      const note = ends ? `${live.percent(Math.exp(last.score))} for all ${STEPS}` : next.length ? "" : "dropped";
+      const note = ends ? `log p ${live.short(last.score)}` : next.length ? "" : "dropped";
       return h(`li${ends ? last.place ? "" : ".live-best" : next.length ? "" : ".live-gone"}`, {},
         said.map(({ token, p }) => h("span.live-beam", { title: live.percent(p) }, live.visible(token))), note && h("span.live-muted", {}, note),
         next.length > 1 && h("ul", {}, next.map((each) => line(each, depth))));
