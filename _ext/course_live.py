@@ -38,6 +38,7 @@ WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis")
 #: Those that the engine fetches for its worker when the reader asks for a model.
 WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
 LIVE = Path(__file__).resolve().parents[1] / "live"
+BLANK = "<!doctype html><meta charset=utf-8><title>A living figure</title>"
 HERE = re.compile(r'<div class="live-here" data-live="(\w+)">(.*?)</div>', re.DOTALL)
 CAPTIONS = {
     "writer": "GPT-2 mini writes. Bars: what it holds likely as the next token.",
@@ -134,6 +135,16 @@ def mini() -> tuple[GPT2LMHeadModel, GPT2TokenizerFast]:
             whole, scales = rounded_rows(rows_first(name, weight))
             weight.copy_(rows_first(name, torch.from_numpy(whole * scales[:, None])))
     return model, pretrained.load_tokenizer("gpt2")
+
+
+def write_engine(folder: Path) -> None:
+    """Write the scripts, the model and a page, ``engine.html``, that has the engine and no more."""
+    live = folder / "_static" / "live"
+    shutil.copytree(LIVE, live, dirs_exist_ok=True)
+    write_assets(live)
+    names = [SCRIPTS[0], *WORKER, *SCRIPTS[1:-1]]
+    scripts = "".join(f'<script src="_static/live/{name}.js"></script>' for name in names)
+    (folder / "engine.html").write_text(BLANK + scripts, encoding="utf-8")
 
 
 def write_assets(target: Path) -> None:
@@ -323,11 +334,11 @@ def stored_attention() -> dict[str, Any]:
     model, tokenizer = mini()
     text = "My sister opened the old box, and inside she found"
     ids = tokenizer.encode(text)
-    steps = listen(ids)
-    config = model.config
+    steps, config = listen(ids), model.config
+    layers = range(config.n_layer)
     scores = [
         [[[round(v, 3) for v in row] for row in head] for head in steps[layer, "scores"].tolist()]
-        for layer in range(config.n_layer)
+        for layer in layers
     ]
     return {
         "text": text,
@@ -337,7 +348,7 @@ def stored_attention() -> dict[str, Any]:
         "d_k": config.n_embd // config.n_head,
         **dict(zip(("layer", "head", "query"), telling_head(steps, len(ids)), strict=True)),
         "packed": scores,
-        "added": [added(steps[n, "block in"], steps[n, "attention"]) for n in range(config.n_layer)],
+        "added": [added(steps[n, "block in"], steps[n, "attention"]) for n in layers],
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import attention, bpe, generation, live_train, mini_llm
+from benchmarks import attention, bpe, generation, live_engine, live_train, mini_llm
 from benchmarks.tables import markdown_table
 from course_commands import terminal
 from course_utils.device import describe_device, pick_device
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "generation": generation,
     "bpe": bpe,
     "attention": attention,
+    "live_engine": live_engine,
     "live_train": live_train,
 }
 

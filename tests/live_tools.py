@@ -10,7 +10,6 @@ from pathlib import Path
 from _ext import course_live
 
 ROOT = Path(__file__).resolve().parents[1]
-BLANK = "<!doctype html><meta charset=utf-8><title>The engine</title>"
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -28,16 +27,6 @@ def serving(folder):
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-
-
-def write_engine(folder):
-    """Write the scripts, the model and a page that loads the engine and nothing else."""
-    live = folder / "_static" / "live"
-    shutil.copytree(ROOT / "live", live, dirs_exist_ok=True)
-    course_live.write_assets(live)
-    names = [course_live.SCRIPTS[0], *course_live.WORKER, *course_live.SCRIPTS[1:-1]]
-    scripts = "".join(f'<script src="_static/live/{name}.js"></script>' for name in names)
-    (folder / "engine.html").write_text(BLANK + scripts, encoding="utf-8")
 
 
 def write_figures(folder):
@@ -63,7 +52,7 @@ def _write_page(folder, name, frame):
     sheets = ("live", f"elements/{element}")
     style = "".join(f'<link rel="stylesheet" href="_static/live/{s}.css">' for s in sheets)
     view = '<meta name="viewport" content="width=device-width">'
-    page = BLANK + view + style + scripts + course_live.figure(name)
+    page = course_live.BLANK + view + style + scripts + course_live.figure(name)
     (folder / f"{name}.html").write_text(page, encoding="utf-8")
 
 

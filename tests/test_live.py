@@ -10,7 +10,7 @@ import torch
 from transformers import BertTokenizerFast
 
 from course_utils import assets, corpora, pretrained, sampling
-from tests.live_tools import serving, write_engine
+from tests.live_tools import serving
 
 # ``course_live`` is the Sphinx extension that writes what the engine reads.
 from _ext import course_live  # isort: skip
@@ -26,7 +26,7 @@ TEXTS = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    write_engine(folder)
+    course_live.write_engine(folder)
     return folder
 
 
