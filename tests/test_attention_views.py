@@ -211,6 +211,20 @@ def test_the_frame_may_not_touch_the_page(browser, site, shown):
     assert visit.measure(reach) == "refused"
 
 
+def test_a_view_loads_when_the_reader_comes_near(browser, site, shown, monkeypatch):
+    monkeypatch.setenv("COURSE_BOOK", "1")
+    attention_views.head_view(attentions(), TOKENS, alt="a view")
+    folder, address = site
+    write(folder, "notebooks/page.html", f'<p style="height: 5000px">Above</p>{shown[0]}')
+    page = browser.new_page()
+    page.goto(f"{address}/notebooks/page.html", wait_until="networkidle")
+    view = page.locator("iframe")
+    assert view.get_attribute("srcdoc") is None
+    view.scroll_into_view_if_needed()
+    page.frame_locator("iframe").locator("svg").first.wait_for()
+    page.close()
+
+
 def test_the_layer_menu_and_the_first_choice_work(browser, site, shown):
     attention_views.head_view(
         attentions(n_layer=4), TOKENS, alt="a view", layers=[1, 3], layer=3, heads=[2]

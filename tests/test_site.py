@@ -124,7 +124,9 @@ def test_page_works_with_no_network(visit, page):
 
     for number, marks in enumerate(_plotly_marks(seen.page)):
         assert marks > 0, f"plotly figure {number} is blank"
-    for frame in seen.page.frames[1:]:
+    for view in seen.page.locator(".course-frame iframe").all():
+        view.scroll_into_view_if_needed()  # it loads when it is seen
+        frame = view.element_handle().content_frame()
         frame.wait_for_selector("svg", timeout=20_000)
         assert _attention_marks(frame) > 20, "an attention view is empty"
 
