@@ -40,7 +40,7 @@ def main() -> None:
     if options.step == "write":
         write(options.folder, options.minutes, options.batch_size, options.longest, options.seed)
     elif options.step == "read":
-        addresses.read(options.folder, options.minutes)
+        addresses.read(options.folder)
     elif options.step == "remember":
         remember.remember(options.folder, options.target, options.minutes)
     elif options.step == "train":

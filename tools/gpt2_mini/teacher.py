@@ -9,7 +9,7 @@ would begin to write it.
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,23 +146,6 @@ class Teacher:
         logits = self.model.lm_head(self.model.hidden_states(ids, cache=cache)[:, -1])  # (B, V)
         values, likely = logits.float().log_softmax(-1).topk(k)
         return values, likely
-
-    @torch.no_grad()
-    def read(self, texts: Sequence[str], batch_size: int = 8) -> Iterator[Written]:
-        """Yield what the teacher expects at each token of texts that somebody else wrote."""
-        for start in range(0, len(texts), batch_size):
-            rows = [self.tokenizer.encode(text) for text in texts[start : start + batch_size]]
-            longest = max(map(len, rows))
-            padded = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows])
-            logits = self.model(padded)[0][:, :-1]  # (B, T - 1, V), for the second token on
-            log_share, likely = logits.float().log_softmax(-1).topk(N_EXPECTED)
-            for row, *expected in zip(rows, likely.numpy(), log_share.numpy(), strict=True):
-                _, *first = _given(row[:1])
-                parts = (
-                    np.concatenate([a, b[: len(row) - 1]])
-                    for a, b in zip(first, expected, strict=True)
-                )
-                yield Written(row, *parts)
 
     # --- for the student ----------------------------------------------------------------------
 
