@@ -28,7 +28,7 @@ from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
 from course_utils.bpe import BPETokenizer, Pair, merge_pair, to_symbols
-from tools import live_diagnosis, live_positions, live_scaling, live_train
+from tools import live_diagnosis, live_masks, live_positions, live_scaling, live_train
 
 #: The scripts that every living figure needs, in order; its own comes last.
 SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
@@ -45,6 +45,7 @@ CAPTIONS = {
     "attention": "The heads of GPT-2 mini on one sentence: each looks at other tokens.",
     "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
+    "masks": live_masks.CAPTION,
     "positions": live_positions.CAPTION,
     "train": live_train.CAPTION,
     "scaling": live_scaling.CAPTION,
@@ -58,6 +59,7 @@ TALL = {
     "attention": (51, 93),
     "machine": (57, 104),
     "sampling": (43, 82),
+    "masks": (68, 126),
     "positions": (50, 84),
     "train": (54, 87),
     "scaling": (46, 50),
@@ -439,6 +441,7 @@ STORED = {
     "attention": stored_attention,
     "machine": stored_machine,
     "sampling": stored_sampling,
+    "masks": lambda: live_masks.data(*mini()),
     "positions": live_positions.data,
     "train": live_train.data,
     "scaling": live_scaling.data,
@@ -449,6 +452,7 @@ STILLS = {
     "attention": still_attention,
     "machine": still_machine,
     "sampling": still_sampling,
+    "masks": live_masks.still,
     "positions": live_positions.still,
     "train": live_train.still,
     "scaling": live_scaling.still,

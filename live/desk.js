@@ -80,7 +80,7 @@ live.define(function desk(live) {
       ids = this.window(ids);
       const key = JSON.stringify(edits), { cache } = this.read;
       let known = 0;
-      if (key === this.read.key && edits.causal !== false)
+      if (key === this.read.key && edits.causal !== false && !edits.prefix)
         while (known < ids.length - 1 && ids[known] === this.read.ids[known]) known++;
       cache.length = Math.min(known, cache.length);
       const logits = live.forward(this.model(edits.bits), ids.slice(cache.length), { cache, edits });
@@ -104,6 +104,20 @@ live.define(function desk(live) {
       const logits = live.forward(this.model(edits.bits), fits, { edits, steps });
       const top = live.mostLikely(live.softmax(logits), 10).map(([id, p]) => [this.gpt2.decode([id]), p, id]);
       return { steps, top, lens: this.lens(steps, fits.length) };
+    }
+
+    // At each place the loss, in nats, of the token that follows it, and the `top` likeliest with their
+    // chances; and by block the weights (H, T, T).
+    places(ids, { edits = {}, top = 0 } = {}) {
+      const steps = {}, model = this.model(edits.bits), T = ids.length, { n_layer, n_embd: C } = model.config;
+      live.forward(model, ids, { edits, steps });
+      const losses = [], tops = [], { data } = steps[n_layer - 1]["block out"];
+      for (let t = 0; t < T; t++) {
+        const p = live.softmax(live.lens(model, data.subarray(t * C, (t + 1) * C), 1));
+        if (t + 1 < T) losses.push(-Math.log(p[ids[t + 1]]));
+        if (top) tops.push(live.mostLikely(p, top).map(([id, chance]) => [this.gpt2.decode([id]), chance]));
+      }
+      return { losses, tops, weights: Array.from({ length: n_layer }, (_, layer) => steps[layer].weights.data) };
     }
 
     // The likeliest three at the last position if the model ended after each step of the stream.

@@ -92,7 +92,7 @@ live.define(function gpt2(live) {
 
   // Read `ids` after what the cache holds, and return the logits (V,) of the last position.
   //   edits  {heads: [[layer, head]], mlps: [layer]} are switched off; causal: false leaves the
-  //          mask out, positions: false the position rows
+  //          mask out, positions: false the position rows; prefix: p lets all see the first p tokens
   //   steps  an object that gets every intermediate: steps["token rows"], steps[layer]["norm 1"]
   live.forward = function (model, ids, { cache = live.newCache(model), edits = {}, steps } = {}) {
     const { n_layer, n_embd: C, n_positions, layer_norm_epsilon: eps } = model.config;
@@ -140,8 +140,8 @@ live.define(function gpt2(live) {
     }
     keep(steps, { "norm 1": [norm1, T, C], "q, k and v": [qkv, T, 3 * C] });
     const off = (edits.heads ?? []).filter(([l]) => l === layer).map(([, head]) => head);
-    const causal = edits.causal !== false;
-    const context = attention(qkv, T, kept, cache.length, { H, C, off, causal, steps }); // (T, C)
+    const open = edits.causal === false ? Infinity : (edits.prefix ?? 0); // tokens that all may see
+    const context = attention(qkv, T, kept, cache.length, { H, C, off, open, steps }); // (T, C)
     const attended = linear(context, T, attn.c_proj); // (T, C)
     const middle = add(x, attended);
     keep(steps, { context: [context, T, C], attention: [attended, T, C],
@@ -159,7 +159,7 @@ live.define(function gpt2(live) {
   }
 
   // Each head asks with its queries, is answered by keys, and mixes values: (T, C), side by side.
-  function attention(qkv, T, { keys, values }, past, { H, C, off, causal, steps }) {
+  function attention(qkv, T, { keys, values }, past, { H, C, off, open, steps }) {
     const d_k = C / H, n = past + T;
     const context = new Float32Array(T * C);
     const scores = new Float32Array(H * T * n).fill(-Infinity); // what a token may not see stays so
@@ -167,7 +167,7 @@ live.define(function gpt2(live) {
     for (let head = 0; head < H; head++) {
       for (let t = 0; t < T; t++) {
         const query = 3 * t * C + head * d_k, row = (head * T + t) * n;
-        const seen = causal ? past + t + 1 : n;
+        const seen = Math.min(n, Math.max(past + t + 1, open));
         let largest = -Infinity, total = 0;
         for (let j = 0; j < seen; j++) {
           let score = 0;

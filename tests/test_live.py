@@ -11,6 +11,7 @@ from transformers import BertTokenizerFast
 
 from course_utils import assets, corpora, pretrained, sampling
 from tests.live_tools import serving, write_engine
+from tools import live_masks
 
 # ``course_live`` is the Sphinx extension that writes what the engine reads.
 from _ext import course_live  # isort: skip
@@ -257,7 +258,7 @@ def test_every_intermediate_of_the_trace_is_pytorchs(page, model, gpt2):
         assert (scores.softmax(-1) - theirs[str(layer), "weights"]).abs().max() < 1e-5
 
 
-def with_edits(model, ids, *, heads=(), mlps=(), causal=True, positions=True):
+def with_edits(model, ids, *, heads=(), mlps=(), causal=True, prefix=1, positions=True):
     """Return the logits of PyTorch's model with parts switched off by hooks."""
     hooks, d_k = [], model.config.n_embd // model.config.n_head
 
@@ -278,10 +279,8 @@ def with_edits(model, ids, *, heads=(), mlps=(), causal=True, positions=True):
     rows = model.transformer.wte.weight[torch.tensor([ids])]
     if not positions:  # what the model will add is taken away before
         rows = rows - model.transformer.wpe.weight[: len(ids)]
-    seen = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool)
-    mask = torch.zeros(1, 1, len(ids), len(ids)).masked_fill(
-        ~(seen.tril() if causal else seen), -1e9
-    )
+    hidden = ~live_masks.prefix_mask(len(ids), prefix if causal else len(ids))
+    mask = torch.zeros(1, 1, *hidden.shape).masked_fill(hidden, -1e9)
     logits = model(inputs_embeds=rows, attention_mask=mask).logits[0, -1]
     for hook in hooks:
         hook.remove()
@@ -295,6 +294,8 @@ EDITS = {
     "an MLP": {"mlps": [3]},
     "two MLPs and a head": {"mlps": [0, 5], "heads": [[5, 3]]},
     "no mask": {"causal": False},
+    "a prefix": {"prefix": 5},
+    "a prefix longer than the text": {"prefix": 99, "heads": [[1, 1]]},
     "no positions": {"positions": False},
     "all at once": {"mlps": [1], "heads": [[4, 0]], "causal": False, "positions": False},
 }
