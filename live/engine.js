@@ -108,6 +108,7 @@ live.define(function engine(live) {
     next(ids, options) { return this.call("next", ids, options); }
     beams(ids, options) { return this.call("beams", ids, options); }
     trace(ids, edits) { return this.call("trace", ids, edits); }
+    places(ids, options) { return this.call("places", ids, options); }
   }
 
   // Return the bytes of a file that lies beside this script: from the browser's cache, the site, or,

@@ -92,7 +92,7 @@ live.define(function gpt2(live) {
 
   // Read `ids` after what the cache holds, and return the logits (V,) of the last position.
   //   edits  {heads: [[layer, head]], mlps: [layer]} are switched off; causal: false leaves the
-  //          mask out, positions: false the position rows
+  //          mask out, positions: false the position rows; prefix: p lets all see the first p tokens
   //   steps  an object that gets every intermediate: steps["token rows"], steps[layer]["norm 1"]
   live.forward = function (model, ids, { cache = live.newCache(model), edits = {}, steps } = {}) {
     const { n_layer, n_embd: C, n_positions, layer_norm_epsilon: eps } = model.config;
@@ -140,8 +140,8 @@ live.define(function gpt2(live) {
     }
     keep(steps, { "norm 1": [norm1, T, C], "q, k and v": [qkv, T, 3 * C] });
     const off = (edits.heads ?? []).filter(([l]) => l === layer).map(([, head]) => head);
-    const causal = edits.causal !== false;
-    const context = attention(qkv, T, kept, cache.length, { H, C, off, causal, steps }); // (T, C)
+    const open = edits.causal === false ? Infinity : (edits.prefix ?? 0); // tokens that all may see
+    const context = attention(qkv, T, kept, cache.length, { H, C, off, open, steps }); // (T, C)
     const attended = linear(context, T, attn.c_proj); // (T, C)
     const middle = add(x, attended);
     keep(steps, { context: [context, T, C], attention: [attended, T, C],
@@ -159,7 +159,7 @@ live.define(function gpt2(live) {
   }
 
   // Each head asks with its queries, is answered by keys, and mixes values: (T, C), side by side.
-  function attention(qkv, T, { keys, values }, past, { H, C, off, causal, steps }) {
+  function attention(qkv, T, { keys, values }, past, { H, C, off, open, steps }) {
     const d_k = C / H, n = past + T;
     const context = new Float32Array(T * C);
     const scores = new Float32Array(H * T * n).fill(-Infinity); // what a token may not see stays so
@@ -167,7 +167,7 @@ live.define(function gpt2(live) {
     for (let head = 0; head < H; head++) {
       for (let t = 0; t < T; t++) {
         const query = 3 * t * C + head * d_k, row = (head * T + t) * n;
-        const seen = causal ? past + t + 1 : n;
+        const seen = Math.min(n, Math.max(past + t + 1, open));
         let largest = -Infinity, total = 0;
         for (let j = 0; j < seen; j++) {
           let score = 0;
@@ -210,19 +210,25 @@ live.define(function gpt2(live) {
     return linear(normalise(x, T, model.ln_f, model.config.layer_norm_epsilon), T, model.wte); // (T, V)
   };
 
-  // The same model with fewer bits a weight: each row's largest weight becomes the largest whole
-  // number that `bits` bits can write, 127 with 8 and 1 with 2.
-  live.withBits = function (model, bits) {
+  // The same model with fewer bits a weight: the largest weight that shares a scale becomes the
+  // largest whole number that `bits` bits can write, 127 with 8 and 1 with 2. Each row has its own
+  // scale, or, if `shared`, the whole matrix has one.
+  live.withBits = function (model, bits, shared = false) {
     const most = 2 ** (bits - 1) - 1;
     const coarser = (part) => {
       if (part.length !== undefined && !Array.isArray(part)) return part; // a vector
       if (!part.q) return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, coarser(value)]));
-      const { rows, columns } = part, q = new Int8Array(part.q.length), scale = new Float32Array(rows);
+      const { rows, columns } = part, q = new Int8Array(part.q.length);
+      const largest = new Float64Array(rows).fill(1), scale = new Float32Array(rows);
+      let widest = 0;
       for (let row = 0; row < rows; row++) {
-        let largest = 1;
-        for (let i = row * columns; i < (row + 1) * columns; i++) largest = Math.max(largest, Math.abs(part.q[i]));
-        for (let i = row * columns; i < (row + 1) * columns; i++) q[i] = Math.floor((part.q[i] * most) / largest + 0.5);
-        scale[row] = (part.scale[row] * largest) / most;
+        for (let i = row * columns; i < (row + 1) * columns; i++) largest[row] = Math.max(largest[row], Math.abs(part.q[i]));
+        widest = Math.max(widest, largest[row] * part.scale[row]);
+      }
+      for (let row = 0; row < rows; row++) {
+        const top = shared ? widest / part.scale[row] : largest[row];
+        for (let i = row * columns; i < (row + 1) * columns; i++) q[i] = Math.floor((part.q[i] * most) / top + 0.5);
+        scale[row] = (part.scale[row] * top) / most;
       }
       return { rows, columns, q, scale };
     };

@@ -86,9 +86,14 @@ live.define(function sampling(live) {
 
   // The k most likely: [[index, probability]], the most likely first.
   live.mostLikely = function (p, k) {
-    const least = Float64Array.from(p).sort()[Math.max(p.length - k, 0)];
     const best = [];
-    for (let i = 0; i < p.length; i++) if (p[i] >= least && p[i] > 0) best.push([i, p[i]]);
-    return best.sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, k);
+    for (let i = 0; i < p.length; i++) {
+      if (p[i] <= (best.length < k ? 0 : best[k - 1][1])) continue;
+      let at = best.length;
+      while (at > 0 && best[at - 1][1] < p[i]) at--;
+      best.splice(at, 0, [i, p[i]]);
+      if (best.length > k) best.pop();
+    }
+    return best;
   };
 });

@@ -11,6 +11,7 @@ from transformers import BertTokenizerFast
 
 from course_utils import assets, corpora, pretrained, sampling
 from tests.live_tools import serving
+from tools import live_masks
 
 # ``course_live`` is the Sphinx extension that writes what the engine reads.
 from _ext import course_live  # isort: skip
@@ -257,7 +258,7 @@ def test_every_intermediate_of_the_trace_is_pytorchs(page, model, gpt2):
         assert (scores.softmax(-1) - theirs[str(layer), "weights"]).abs().max() < 1e-5
 
 
-def with_edits(model, ids, *, heads=(), mlps=(), causal=True, positions=True):
+def with_edits(model, ids, *, heads=(), mlps=(), causal=True, prefix=1, positions=True):
     """Return the logits of PyTorch's model with parts switched off by hooks."""
     hooks, d_k = [], model.config.n_embd // model.config.n_head
 
@@ -278,10 +279,8 @@ def with_edits(model, ids, *, heads=(), mlps=(), causal=True, positions=True):
     rows = model.transformer.wte.weight[torch.tensor([ids])]
     if not positions:  # what the model will add is taken away before
         rows = rows - model.transformer.wpe.weight[: len(ids)]
-    seen = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool)
-    mask = torch.zeros(1, 1, len(ids), len(ids)).masked_fill(
-        ~(seen.tril() if causal else seen), -1e9
-    )
+    hidden = ~live_masks.prefix_mask(len(ids), prefix if causal else len(ids))
+    mask = torch.zeros(1, 1, *hidden.shape).masked_fill(hidden, -1e9)
     logits = model(inputs_embeds=rows, attention_mask=mask).logits[0, -1]
     for hook in hooks:
         hook.remove()
@@ -295,6 +294,8 @@ EDITS = {
     "an MLP": {"mlps": [3]},
     "two MLPs and a head": {"mlps": [0, 5], "heads": [[5, 3]]},
     "no mask": {"causal": False},
+    "a prefix": {"prefix": 5},
+    "a prefix longer than the text": {"prefix": 99, "heads": [[1, 1]]},
     "no positions": {"positions": False},
     "all at once": {"mlps": [1], "heads": [[4, 0]], "causal": False, "positions": False},
 }
@@ -310,27 +311,13 @@ def test_what_is_switched_off_is_off_as_in_pytorch(page, model, gpt2, edits):
     assert ((ours - whole).abs().max() > 0.01) == bool(edits), "the switch is not connected"
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 6])
-def test_fewer_bits_are_the_same_weights_rounded_again(page, gpt2, bits):
-    coarse = type(course_live.mini()[0])(course_live.mini()[0].config).eval()
-    coarse.load_state_dict(course_live.mini()[0].state_dict())
-    most = 2 ** (bits - 1) - 1
-    for name, weight in course_live.weights_of(coarse):
-        if weight.dim() == 2:
-            whole, scales = course_live.rounded_rows(course_live.rows_first(name, weight))
-            q = torch.from_numpy(whole).double()
-            largest = q.abs().amax(1, keepdim=True)
-            fewer = (
-                torch.floor(q * most / largest + 0.5)
-                * torch.from_numpy(scales)[:, None]
-                * largest
-                / most
-            )
-            weight.copy_(course_live.rows_first(name, fewer.float()))
+@pytest.mark.parametrize(
+    ("bits", "scale"), [*((bits, "row") for bits in (2, 3, 4, 6)), (3, "matrix"), (8, "matrix")]
+)
+def test_fewer_bits_are_the_same_weights_rounded_again(page, gpt2, bits, scale):
     ids = gpt2.encode("The weather is cold today")
-    ours, _ = logits_of(page, ids, {"bits": bits})
-    with torch.no_grad():
-        theirs = coarse(torch.tensor([ids])).logits[0, -1]
+    ours, _ = logits_of(page, ids, {"bits": bits, "scale": scale})
+    theirs = course_live.with_bits(bits, scale)(torch.tensor([ids])).logits[0, -1]
     assert (ours - theirs).abs().max() < 2e-3
 
 
@@ -502,3 +489,13 @@ def test_what_the_reader_loads_is_no_more_than_18_megabytes(folder):
     for name, entry in table.items():
         path = folder / "_static" / "live" / "model" / name
         assert path.stat().st_size == entry["bytes"]
+
+
+@pytest.mark.parametrize("scale", ["row", "matrix"])
+def test_two_bits_leave_zero_and_one_size_to_all_that_share_a_scale(scale):
+    weights = dict(course_live.weights_of(course_live.with_bits(2, scale)))
+    matrix = course_live.rows_first("h.0.attn.c_attn.weight", weights["h.0.attn.c_attn.weight"])
+    for part in [matrix[0], matrix[5]] if scale == "row" else [matrix]:
+        sizes = part.abs()[part != 0]
+        assert (part == 0).any() and sizes.min().item() == pytest.approx(sizes.max().item())
+    assert len(matrix.abs().unique()) > 100 or scale == "matrix"

@@ -10,6 +10,7 @@ from course_utils import pretrained, sampling
 from course_utils.weights import from_transformers
 from tests.live_tools import asked_to_draw, opening, put, state, write_figures
 from tests.test_live import with_edits
+from tools import live_masks, live_quantize
 
 from _ext import course_live  # isort: skip
 
@@ -23,6 +24,8 @@ FIELDS = {
     "attention": {"text", "tokens", "layer", "head", "weights"},
     "machine": {"text", "step", "layer", "top", "off"},
     "sampling": {"text", "temperature", "top_k", "top_p", "min_p", "top"},
+    "quantize": {"text", "bits", "scale", "perplexity", "before", "written", "points"},
+    "masks": {"text", "mask", "prefix", "losses", "means", "top", "top_at_place", "weights"},
 }
 EVIL = '<img src=x onerror="window.evil = 1"><script>window.evil = 1</script> a & b'
 
@@ -434,3 +437,123 @@ def test_blocks_and_heads_are_reached_by_touch(opened):
     load(page)
     page.wait_for_function("document.querySelector('figure.live').live.get().off.heads.length")
     assert state(page)["off"]["heads"] == [[3, 0]]
+
+
+# --- masks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_lies_between_the_causal_and_the_full_mask():
+    assert live_masks.prefix_mask(3, 1).tolist() == torch.ones(3, 3).tril().bool().tolist()
+    assert live_masks.prefix_mask(3, 2).int().tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    assert live_masks.prefix_mask(3, 3).all()
+
+
+@pytest.mark.parametrize("text", [None, "My sister opened the old box, and found a key"])
+def test_each_masks_losses_predictions_and_weights_are_pytorchs(opened, text):
+    page = opened("masks")
+    model, gpt2 = course_live.mini()
+    if text:
+        load(page)
+        put(page, text=text)
+    ids = gpt2.encode(state(page)["text"])
+    cut = live_masks.cut_losses(model, ids)
+    for mask, prefix in (("causal", 1), ("full", len(ids)), ("prefix", 2), ("prefix", 6)):
+        now = put(page, mask=mask, prefix=max(prefix, 2), place=3, layer=2, head=1)
+        logits, losses, weights = live_masks.read(model, ids, prefix)
+        assert now["losses"] == pytest.approx(losses.tolist(), abs=1e-3)
+        hidden = torch.cat([cut[: prefix - 1], losses[prefix - 1 :]])
+        assert now["means"][mask]["seen"] == pytest.approx(losses.mean().item(), abs=1e-3)
+        assert now["means"][mask]["hidden"] == pytest.approx(hidden.mean().item(), abs=1e-3)
+        for name, place in (("top", -1), ("top_at_place", 3)):
+            agrees(now[name], [pair[:2] for pair in course_live.top_ten(logits[place], gpt2)[:5]])
+        assert torch.tensor(now["weights"]) == pytest.approx(weights[2, 1], abs=3e-3)
+        mean = put(page, layer=-1)["weights"]
+        assert torch.tensor(mean) == pytest.approx(weights.mean((0, 1)), abs=3e-3)
+        if mask == "causal":
+            assert now["means"]["causal"]["seen"] == now["means"]["causal"]["hidden"]
+
+
+def test_masks_and_places_are_chosen_by_keyboard_mouse_and_touch(opened):
+    page = opened("masks")
+    page.get_by_role("button", name="full", exact=True).press("Enter")
+    page.wait_for_function("document.querySelector('figure.live').live.get().mask === 'full'")
+    assert page.locator("circle.live-answer").count() == len(state(page)["tokens"]) - 1
+    assert "9 of 9 places" in page.locator(".live-said").inner_text()
+    page.get_by_role("slider", name="prefix length").press("ArrowRight")
+    page.wait_for_function("document.querySelector('figure.live').live.get().prefix === 5")
+    assert state(page)["mask"] == "prefix"
+    page.locator(".live-column").nth(2).click()
+    page.wait_for_function("document.querySelector('figure.live').live.get().prefix === 3")
+    assert page.locator("circle.live-answer").count() == 2
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("document.querySelector('figure.live').live.get().prefix === 5")
+    page.get_by_label("Whose attention weights").select_option("block 1, head 2")
+    page.wait_for_function("document.querySelector('figure.live').live.get().head === 2")
+
+    phone = opened("masks", touch=True, width=390)
+    phone.locator(".live-place").nth(1).tap()
+    phone.wait_for_function("document.querySelector('figure.live').live.get().place === 1")
+    phone.locator(".live-mask g").nth(4).tap()
+    phone.wait_for_function("document.querySelector('figure.live').live.get().place === 4")
+
+
+def test_one_token_has_nothing_to_mask(opened):
+    page = opened("masks")
+    load(page)
+    now = put(page, text="", mask="prefix", prefix=9)
+    assert now["means"]["full"]["seen"] is None and now["prefix"] == 1
+    agrees(now["top"], predicted("<|endoftext|>", 5))
+    assert put(page, text="word " * 40, place=99)["place"] == 15
+    assert "are left out" in page.locator(".live-said").inner_text()
+
+
+# --- quantize ---------------------------------------------------------------------------------------------------
+
+
+def test_fewer_bits_are_first_shown_from_the_store_and_the_curve_fills_in(opened):
+    page = opened("quantize")
+    known = course_live.stored("quantize")["results"]
+    slider = page.get_by_role("slider", name="bits a weight")
+    slider.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('figure.live').live.get().bits === 3")
+    slider.press("Home")
+    page.wait_for_function("document.querySelector('figure.live').live.get().bits === 2")
+    page.get_by_label("Scales").select_option("matrix")
+    page.wait_for_function("document.querySelector('figure.live').live.get().scale === 'matrix'")
+    now = state(page)
+    keys = ("8 row", "4 row", "3 row", "2 row", "2 matrix")
+    assert [f"{bits} {scale}" for bits, scale, _ in now["points"]] == [*keys]
+    assert [value for *_, value in now["points"]] == [known[key]["perplexity"] for key in keys]
+    assert now["written"] == known["2 matrix"]["likeliest"]
+    assert page.locator("figure.live circle[class^=live-point]").count() == len(keys)
+    assert page.locator(".live-writing").nth(1).text_content() == "…" + "".join(now["written"])
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("document.querySelector('figure.live').live.get().scale === 'row'")
+
+
+def test_perplexity_and_texts_are_pytorchs_on_the_same_rounded_weights(opened):
+    page = opened("quantize")
+    _, gpt2 = course_live.mini()
+    known = course_live.stored("quantize")
+    load(page)
+    for bits, scale, draws in ((8, "row", False), (4, "row", True), (3, "matrix", False)):
+        now = put(page, bits=bits, scale=scale, draws=draws)
+        found = known["results"][f"{bits} {scale}"]
+        assert now["perplexity"] == pytest.approx(found["perplexity"], rel=2e-3)
+        assert now["before"] == pytest.approx(known["results"]["8 row"]["perplexity"], rel=2e-3)
+        assert now["written"] == found["drawn" if draws else "likeliest"]
+    now = put(page, text="The cat sat on the mat.", bits=3, scale="row")
+    expected = live_quantize.perplexity(
+        course_live.with_bits(3), gpt2.encode("The cat sat on the mat.")
+    )
+    assert now["perplexity"] == pytest.approx(expected, rel=2e-3)
+    assert put(page, text="")["perplexity"] is None
+
+
+def test_a_file_of_eight_bits_has_the_size_of_the_models_file():
+    shapes = [(1000, 8), (8,)]
+    assert live_quantize.size(shapes, 8, "row") == 8000 + 4 * 1000 + 4 * 8
+    assert live_quantize.size(shapes, 3, "matrix") == 3000 + 4 + 4 * 8
+    told = course_live.stored("quantize")["bytes"]["row"][-1]
+    whole = len(course_live.model_file(course_live.mini()[0]))
+    assert told == pytest.approx(whole, rel=1e-3)
