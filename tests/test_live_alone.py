@@ -1,11 +1,13 @@
 """The living figures that compute by themselves, without a model."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 
 from course_checks import exercises
-from tests.live_tools import opening, put, state, write_alone
+from tests.live_tools import ROOT, opening, put, state, write_alone
 from tools import live_diagnosis, live_positions, live_scaling
 
 from _ext import course_live  # isort: skip
@@ -17,7 +19,7 @@ FIGURE = "document.querySelector('figure.live').live"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    write_alone(folder, NAMES)
+    write_alone(folder, [*NAMES, "vectors"])
     return folder
 
 
@@ -52,7 +54,7 @@ def test_it_is_ready_at_once_and_loads_nothing(opened, name):
     assert nameless == []
 
 
-@pytest.mark.parametrize("name", ["positions", "scaling", "diagnosis-hw2"])
+@pytest.mark.parametrize("name", ["positions", "scaling", "vectors", "diagnosis-hw2"])
 def test_it_fits_a_phone_paper_and_a_page_without_javascript(opened, name, tmp_path):
     phone = opened(name, width=360, touch=True)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
@@ -72,14 +74,24 @@ def test_it_fits_a_phone_paper_and_a_page_without_javascript(opened, name, tmp_p
     assert Image.open(tmp_path / "picture.png").width > 900
 
 
-@pytest.mark.parametrize("name", ["positions", "scaling", "diagnosis-hw3"])
+@pytest.mark.parametrize("name", ["positions", "scaling", "vectors", "diagnosis-hw3"])
 def test_the_address_may_hold_anything(opened, name):
     element = name.partition("-")[0]
     for rest in (
-        "&a=99&b=-3&kind=x&base=0&exercise=77&answer=1e9&shown=7&sizes=[9]&lengths=x",
-        "&a={}&exercise=[]&sizes={}",
+        "&a=99&b=-3&kind=x&base=0&exercise=77&answer=1e9&shown=7&sizes=[9]&lengths=x&word=%00&zoom=1e9&forbid=3",
+        "&a={}&exercise=[]&sizes={}&word=[1]&zoom=x",
     ):
         assert state(opened(name, address=f"#live={element}{rest}"))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_all_figures_of_a_page_are_light_together(page):
+    names = set(re.findall(r'data-live=\\"(\w+)', page.read_text(encoding="utf-8")))
+    alone = names <= set(course_live.WITHOUT_ENGINE)
+    frame = course_live.FRAME if alone else set(course_live.SCRIPTS) - {"assets"}  # a built table
+    files = [f"{part}.js" for part in frame] + ["live.css"]
+    files += [f"elements/{name}.{kind}" for name in names for kind in ("js", "css")]
+    assert sum((ROOT / "live" / file).stat().st_size for file in files) <= 60_000
 
 
 # --- positions -----------------------------------------------------------------------------------
