@@ -28,13 +28,20 @@ from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
 from course_utils.bpe import BPETokenizer, Pair, merge_pair, to_symbols
-from tools import live_diagnosis, live_positions, live_scaling, live_train, live_vectors
+from tools import (
+    live_diagnosis,
+    live_positions,
+    live_ring,
+    live_scaling,
+    live_train,
+    live_vectors,
+)
 
 #: The scripts that every living figure needs, in order; its own comes last.
 SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
 #: An element that computes by itself needs only these.
 FRAME = ("live", "shell")
-WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis", "vectors")
+WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis", "vectors", "ring")
 #: Those that the engine fetches for its worker when the reader asks for a model.
 WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
 LIVE = Path(__file__).resolve().parents[1] / "live"
@@ -50,6 +57,7 @@ CAPTIONS = {
     "scaling": live_scaling.CAPTION,
     "diagnosis": live_diagnosis.CAPTION,
     "vectors": live_vectors.CAPTION,
+    "ring": live_ring.CAPTION,
 }
 
 #: How tall each figure gets, in rem, beside the sidebar and on a phone.
@@ -64,6 +72,7 @@ TALL = {
     "scaling": (46, 50),
     "diagnosis": (26, 42),
     "vectors": (70, 122),
+    "ring": (46, 60),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -444,6 +453,7 @@ STORED = {
     "train": live_train.data,
     "scaling": live_scaling.data,
     "vectors": live_vectors.data,
+    "ring": live_ring.data,
 }
 #: Scripts with more of an element, which its reader asks for: what writes them, by file.
 MORE = {
@@ -461,6 +471,7 @@ STILLS = {
     "scaling": live_scaling.still,
     "diagnosis": live_diagnosis.still,
     "vectors": live_vectors.still,
+    "ring": live_ring.still,
 }
 
 
