@@ -34,15 +34,17 @@ from tools import (
     live_masks,
     live_positions,
     live_quantize,
+    live_ring,
     live_scaling,
     live_train,
+    live_vectors,
 )
 
 #: The scripts that every living figure needs, in order; its own comes last.
 SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
 #: An element that computes by itself needs only these.
 FRAME = ("live", "shell")
-WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis")
+WITHOUT_ENGINE = ("positions", "train", "scaling", "diagnosis", "vectors", "ring")
 #: Those that the engine fetches for its worker when the reader asks for a model.
 WORKER = ("tokenizer", "wordpiece", "gpt2", "desk")
 LIVE = Path(__file__).resolve().parents[1] / "live"
@@ -60,6 +62,8 @@ CAPTIONS = {
     "train": live_train.CAPTION,
     "scaling": live_scaling.CAPTION,
     "diagnosis": live_diagnosis.CAPTION,
+    "vectors": live_vectors.CAPTION,
+    "ring": live_ring.CAPTION,
 }
 
 #: How tall each figure gets, in rem, beside the sidebar and on a phone.
@@ -75,6 +79,8 @@ TALL = {
     "train": (54, 87),
     "scaling": (46, 50),
     "diagnosis": (26, 42),
+    "vectors": (70, 122),
+    "ring": (46, 60),
 }
 
 # --- the model's file --------------------------------------------------------------------------
@@ -212,7 +218,6 @@ def write_assets(target: Path) -> None:
         text = base64.b64encode(content).decode("ascii")
         (target / "model" / f"{name}.js").write_text(f'live.arrive("{name}", "{text}");\n')
         table[name] = {"bytes": len(content), "version": hashlib.sha256(content).hexdigest()[:12]}
-    (target / "model" / live_train.ON_REQUEST).write_text(live_train.text_script())
     sources = b"".join((LIVE / f"{name}.js").read_bytes() for name in WORKER)
     version = hashlib.sha256(sources).hexdigest()[:12]
     text = f'live.assets = {json.dumps(table)};\nlive.version = "{version}";\n'
@@ -534,6 +539,13 @@ STORED = {
     "positions": live_positions.data,
     "train": live_train.data,
     "scaling": live_scaling.data,
+    "vectors": live_vectors.data,
+    "ring": live_ring.data,
+}
+#: Scripts with more of an element, which its reader asks for: what writes them, by file.
+MORE = {
+    "train": {live_train.ON_REQUEST: live_train.text_script},
+    "vectors": {f"{live_vectors.ON_REQUEST}.js": live_vectors.script},
 }
 STILLS = {
     "writer": still_writer,
@@ -547,6 +559,8 @@ STILLS = {
     "train": live_train.still,
     "scaling": live_scaling.still,
     "diagnosis": live_diagnosis.still,
+    "vectors": live_vectors.still,
+    "ring": live_ring.still,
 }
 
 
@@ -614,8 +628,11 @@ def write_site(live: Path, target: Path) -> None:
 
 
 def write_stored(folder: Path, name: str) -> None:
-    """Write what an element shows at first into ``folder``, as a script."""
+    """Write what an element shows at first into ``folder``, as a script, and what it has more."""
     folder.mkdir(exist_ok=True)
+    for file, write in MORE.get(name, {}).items():
+        (folder.parent / "model").mkdir(exist_ok=True)
+        (folder.parent / "model" / file).write_text(write(), encoding="utf-8")
     text = json.dumps(stored(name), ensure_ascii=False, separators=(",", ":"))
     element = name.partition("-")[0]
     (folder / f"{name}.js").write_text(f"live.stored.{element} = {text};\n", encoding="utf-8")

@@ -3,10 +3,7 @@
 live.define(function engine(live) {
   "use strict";
 
-  // A fault that is told to the reader as it is: what happened, and a way on.
-  class Fault extends Error {}
-  live.Fault = Fault;
-
+  const { Fault } = live;
   const PARTS = ["tokenizer", "wordpiece", "gpt2", "sampling", "desk"];
 
   class Engine {
@@ -37,7 +34,7 @@ live.define(function engine(live) {
 
     async open() {
       const have = (name) => live.parts.find((part) => part.name === name);
-      await Promise.all(PARTS.filter((name) => !have(name)).map((name) => script(`${name}.js?v=${live.version}`, name)));
+      await Promise.all(PARTS.filter((name) => !have(name)).map((name) => live.script(`${name}.js?v=${live.version}`, name)));
       const source = `var live = {};\n${PARTS.map((name) => `(${have(name)})(live);`).join("\n")}\nlive.serve(self);`;
       try {
         this.worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
@@ -174,28 +171,8 @@ live.define(function engine(live) {
     }
   }
 
-  const arrivals = {};
-  live.arrive = (name, text) => (arrivals[name] = text); // called by the scripts that hold files
-
   async function fromScript(name, signal) {
-    try {
-      await script(`model/${name}.js`, name, signal);
-      return Uint8Array.from(atob(arrivals[name] ?? ""), (c) => c.charCodeAt(0)).buffer;
-    } finally {
-      delete arrivals[name];
-    }
-  }
-
-  // Run a script that lies beside this one: that works where nothing else may be read.
-  function script(path, name, signal) {
-    return new Promise((resolve, reject) => {
-      const node = document.createElement("script");
-      node.src = live.base + path;
-      node.onload = () => resolve(node.remove());
-      node.onerror = () => reject(new Fault(`${name}.js is not beside this page, or the network is gone. Try again; for a copy on disk, copy the whole folder of the built book, _static included.`));
-      signal?.addEventListener("abort", () => reject(new Fault("Loading was stopped. What is stored with the page still works.")));
-      document.head.append(node);
-    });
+    return Uint8Array.from(atob((await live.bring(name, { signal })) ?? ""), (c) => c.charCodeAt(0)).buffer;
   }
 
   live.engine = new Engine();

@@ -10,3 +10,28 @@ var live = {
 };
 // Where the site keeps these files; `stored` and the model lie beside them.
 live.base = document.currentScript ? new URL(".", document.currentScript.src).href : "";
+
+// A fault that is told to the reader as it is: what happened, and a way on.
+live.Fault = class Fault extends Error {};
+
+// Run a script that lies beside this one: that works from a folder too, where nothing else may be read.
+live.script = (path, name, signal) => new Promise((resolve, reject) => {
+  const node = document.createElement("script");
+  node.src = live.base + path;
+  node.onload = () => resolve(node.remove());
+  node.onerror = () => reject(new live.Fault(`${name}.js is not beside this page, or the network is gone. Try again; on disk, copy the whole folder of the built book, _static included.`));
+  signal?.addEventListener("abort", () => reject(new live.Fault("Loading was stopped. What is stored with the page still works.")));
+  document.head.append(node);
+});
+
+// What a script of `model/` holds; it hands it over by calling `live.arrive`.
+live.arrive = (name, what) => (live.arrivals[name] = what);
+live.arrivals = {};
+live.bring = async function (name, { signal, version = "" } = {}) {
+  try {
+    await live.script(`model/${name}.js${version}`, name, signal);
+    return live.arrivals[name];
+  } finally {
+    delete live.arrivals[name];
+  }
+};

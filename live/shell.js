@@ -5,7 +5,8 @@
 //   title, hint         what it is, and one thing to try
 //   initial(stored)     the state it begins with, plain data
 //   tidy(state, stored) the state with every value in its range: an address may hold anything
-//   loads               "model" (the default), "tokenizers", or "" if it computes by itself
+//   loads               "model" (the default), "tokenizers", "more" of its own, as stored.more = {name, file,
+//                       version, bytes} says, or "" if it computes by itself
 //   needs(state, frame) what must be loaded to show a state: "", "tokenizers" or "model"
 //   numbers(state, frame)     a promise of what is shown
 //   build(frame)        makes the controls in frame.stage, returns draw(state, numbers)
@@ -107,8 +108,8 @@ live.define(function shell(live) {
       this.state = this.definition.tidy(this.definition.initial(this.stored), this.stored);
     }
 
-    // Whether all that this figure can use is there: the model, or for some the tokenizers alone.
-    get ready() { return !this.loads || (this.wantsModel ? this.engine.ready : Boolean(this.loaded && this.engine.worker)); }
+    // Whether all that this figure can use is there.
+    get ready() { return !this.loads || (this.wantsModel ? this.engine.ready : Boolean(this.loaded && (this.stored.more || this.engine.worker))); }
 
     async start() {
       const { definition, figure } = this;
@@ -137,7 +138,7 @@ live.define(function shell(live) {
       this.loader = button("", () => this.load().catch(() => {}), {});
       this.loader.classList.add("live-load");
       this.stopper = button("Stop loading", () => this.abort?.abort(), { hidden: true });
-      this.bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Loading the model" });
+      this.bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Loading" });
       this.undo = button("Undo", () => this.back(), { disabled: true });
       const reset = button("Reset", () => this.reset());
       const link = button("Copy link", () => this.copyLink());
@@ -149,9 +150,10 @@ live.define(function shell(live) {
     async label() {
       this.loader.hidden = !this.loads;
       if (!this.loads) return;
-      const [name, files] = this.wantsModel ? ["GPT-2 mini", ["gpt2-mini.bin", "merges.txt"]]
-        : ["the tokenizers", ["merges.txt", "bert-vocabulary.txt"]];
-      this.loader.textContent = `Load ${name} (${megabytes(files.reduce((sum, file) => sum + live.assets[file].bytes, 0))})`;
+      const bytes = (...files) => files.reduce((sum, file) => sum + live.assets[file].bytes, 0), { more } = this.stored;
+      const [name, size] = more ? [more.name, more.bytes] : this.wantsModel ? ["GPT-2 mini", bytes("gpt2-mini.bin", "merges.txt")]
+        : ["the tokenizers", bytes("merges.txt", "bert-vocabulary.txt")];
+      this.loader.textContent = `Load ${name} (${megabytes(size)})`;
       if (this.wantsModel && (await live.isCached("gpt2-mini.bin"))) this.loader.textContent = "Start GPT-2 mini (this browser has it)";
     }
 
@@ -163,8 +165,8 @@ live.define(function shell(live) {
       this.undo.disabled = !this.past.length;
     }
 
-    // Change the state. What the model must compute waits until the reader loads it; the tokenizers
-    // are small and come by themselves. Changes with the same `merge`, such as one slider's, are one undo.
+    // Change the state. What the model must compute waits until the reader loads it; all else
+    // is small and comes by itself. Changes with the same `merge`, such as one slider's, are one undo.
     // A change may be a function of the state, which then includes what is still being computed.
     async change(changes, { remember = true, load = false, merge = null } = {}) {
       const need = this.definition.needs(this.tidied(changes), this);
@@ -207,17 +209,21 @@ live.define(function shell(live) {
     }
 
     async load() {
-      if (this.ready) return;
+      if (!this.ready) await (this.loading ??= this.fetch().finally(() => { this.loading = null; }));
+    }
+
+    async fetch() {
       this.abort = new AbortController();
       this.mark("loading");
       this.fault.hidden = true;
       for (const node of [this.bar, this.stopper]) node.hidden = false;
       this.loader.hidden = true;
-      if (live.base.startsWith("file:")) this.bar.removeAttribute("value"); // no way to know how far
+      const { more } = this.stored, blind = more || live.base.startsWith("file:"); // no way to know how far
+      if (blind) this.bar.removeAttribute("value");
       try {
-        const progress = (share) => { if (!live.base.startsWith("file:")) this.bar.value = share; };
-        const options = { progress, signal: this.abort.signal };
-        if (this.wantsModel) await this.engine.load(options);
+        const options = { progress: (share) => { if (!blind) this.bar.value = share; }, signal: this.abort.signal };
+        if (more) this.loaded = await live.bring(more.file, { ...more, ...options });
+        else if (this.wantsModel) await this.engine.load(options);
         else await Promise.all([this.engine.loadTokenizer(options), this.engine.loadWordPiece(options)]);
       } catch (error) {
         this.loader.hidden = false;
@@ -227,7 +233,7 @@ live.define(function shell(live) {
         for (const node of [this.bar, this.stopper]) node.hidden = true;
       }
       if (this.wantsModel) return;
-      this.loaded = true;
+      this.loaded ??= true;
       await this.onready();
     }
 

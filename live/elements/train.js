@@ -224,11 +224,7 @@ live.define(function trainFigure(live) {
       this.fault.hidden = true;
       this.state("loading");
       try {
-        await new Promise((resolve, reject) => { // a script comes through from file:// as well
-          const src = `${live.base}model/${this.data.onRequest.file}`;
-          const script = h("script", { src, onload: resolve, onerror: reject });
-          document.head.append(script);
-        });
+        await live.script(`model/${this.data.onRequest.file}`);
         if (!globalThis.courseTraining) throw new Error("there is no text in the file");
       } catch {
         const sentence = "The text to train on did not arrive. Look at the connection, then press the " +
