@@ -7,6 +7,7 @@ live.define(function engine(live) {
   class Fault extends Error {}
   live.Fault = Fault;
 
+  const STOPPED = "Loading was stopped. What is stored with the page still works.";
   const PARTS = ["tokenizer", "wordpiece", "gpt2", "sampling", "desk"];
 
   class Engine {
@@ -44,13 +45,16 @@ live.define(function engine(live) {
       } catch {
         throw new Fault("This browser starts no worker here, and the model needs one. Another browser, or this page without blocking add-ons, will do.");
       }
-      this.worker.onmessage = ({ data: { id, result, error } }) => {
-        const { resolve, reject } = this.waiting.get(id) ?? {};
-        this.waiting.delete(id);
-        if (error !== undefined) reject?.(new Fault(error));
-        else resolve?.(result);
-      };
+      this.worker.onmessage = ({ data }) => this.hear(data);
       this.worker.onerror = () => this.stop("The model stopped unexpectedly, perhaps for want of memory. Close other pages, then load it again.");
+    }
+
+    // Hand an answer to whoever waits for it.
+    hear({ id, result, error }) {
+      const { resolve, reject } = this.waiting.get(id) ?? {};
+      this.waiting.delete(id);
+      if (error !== undefined) reject?.(new Fault(error));
+      else resolve?.(result);
     }
 
     // End the worker; whoever waits is told why.
@@ -101,12 +105,13 @@ live.define(function engine(live) {
     }
 
     encode(text) { return this.call("encode", text); }
+    read(text) { return this.encode(text || "<|endoftext|>"); }
     decode(ids) { return this.call("decode", ids); }
     pieces(text) { return this.call("pieces", text); }
     merges(piece) { return this.call("merges", piece); }
     wordpiece(text) { return this.call("wordpiece", text); }
     next(ids, options) { return this.call("next", ids, options); }
-    trace(ids, edits) { return this.call("trace", ids, edits); }
+    trace(...args) { return this.call("trace", ...args); }
   }
 
   // Return the bytes of a file that lies beside this script: from the browser's cache, the site, or,
@@ -167,7 +172,7 @@ live.define(function engine(live) {
       }
     } catch (error) {
       if (error instanceof Fault) throw error;
-      if (signal?.aborted) throw new Fault("Loading was stopped. What is stored with the page still works.");
+      if (signal?.aborted) throw new Fault(STOPPED);
       throw new Fault(`${name} did not come (${error.message}). Is the network there? Then try again.`);
     }
   }
@@ -191,7 +196,7 @@ live.define(function engine(live) {
       node.src = live.base + path;
       node.onload = () => resolve(node.remove());
       node.onerror = () => reject(new Fault(`${name}.js is not beside this page, or the network is gone. Try again; for a copy on disk, copy the whole folder of the built book, _static included.`));
-      signal?.addEventListener("abort", () => reject(new Fault("Loading was stopped. What is stored with the page still works.")));
+      signal?.addEventListener("abort", () => reject(new Fault(STOPPED)));
       document.head.append(node);
     });
   }

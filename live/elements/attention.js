@@ -33,8 +33,8 @@ live.define(function attentionFigure(live) {
       if (frame.kept?.key === key) return frame.kept.numbers; // the same sentence: nothing to compute
       const keep = (numbers) => (frame.kept = { key, numbers }).numbers;
       if (!ready) return keep({ tokens: stored.tokens, scores: stored.packed.map((heads) => heads.map(masked)), cut: 0 });
-      const { ids, tokens } = await engine.encode(text || "<|endoftext|>");
-      const { steps } = await engine.trace(ids.slice(0, MOST), { causal });
+      const { ids, tokens } = await engine.read(text);
+      const { steps } = await engine.trace(ids.slice(0, MOST), { causal }, { name: "scores" });
       const T = Math.min(ids.length, MOST);
       const scores = Array.from({ length: stored.n_layer }, (_, layer) => Array.from({ length: stored.n_head }, (_, head) =>
         Array.from(steps[layer].scores.data.slice(head * T * T, (head + 1) * T * T))));
@@ -53,7 +53,7 @@ live.define(function attentionFigure(live) {
     },
 
     build(frame) {
-      const { n_layer, n_head, d_k } = frame.stored;
+      const { n_layer, n_head, d_k, unmasked } = frame.stored;
       const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false" });
       text.addEventListener("input", () => {
         clearTimeout(frame.typing);
@@ -78,7 +78,7 @@ live.define(function attentionFigure(live) {
         h("label.live-field", {}, h("span", {}, "Your sentence"), text), sentence,
         h("div.live-attention", {},
           h("div", {}, h("div.live-label", {}, "All heads: a row for each block"), grid,
-            h("label.live-choice", {}, mask, "causal mask: nobody sees what comes later")),
+            unmasked ? null : h("label.live-choice", {}, mask, "causal mask: nobody sees what comes later")),
           h("div", {}, label, table, h("div.live-label", {}, "What it takes along: a mixture of the values"), mixture)));
 
       return ({ text: typed, layer, head, query, causal }, { tokens, scores }) => {

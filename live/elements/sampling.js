@@ -47,7 +47,7 @@ live.define(function samplingFigure(live) {
       if (frame.row?.key !== key) { // the logits change with the text alone
         const row = { key, whole: ready, names: new Map() };
         if (ready) {
-          row.previous = (await engine.encode(text || "<|endoftext|>")).ids;
+          row.previous = (await engine.read(text)).ids;
           row.logits = (await engine.next(row.previous, { logits: true })).logits;
         } else Object.assign(row, { logits: unpack(stored), previous: stored.previous });
         row.before = live.softmax(row.logits);
@@ -57,7 +57,7 @@ live.define(function samplingFigure(live) {
       const { logits, previous, before, order } = frame.row;
       const p = live.softmax(live.reshape(logits, knobs, previous));
       const top = live.mostLikely(p, 10);
-      for (const [n] of [...order, ...top]) await nameOf(frame, n);
+      await Promise.all([...order, ...top].map(([n]) => nameOf(frame, n)));
       let left = 0, kept = 0, bits = 0;
       for (let n = 0; n < p.length; n++) if (p[n] > 0) { left++; kept += before[n]; bits -= p[n] * Math.log2(p[n]); }
       return { before, p, order, top, left, kept, bits, size: p.length, names: frame.row.names };
