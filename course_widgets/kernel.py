@@ -53,7 +53,7 @@ class Desk:
         longest: how many tokens the model can read.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, sizes: Mapping[str, int], longest: int):
+    def __init__(self, model: Any, tokenizer: Any, sizes: Mapping[str, int], longest: int):
         self.model, self.tokenizer, self.sizes = model, tokenizer, dict(sizes)
         self.longest, size = longest, sizes["size"]
         is_theirs = isinstance(tokenizer, PreTrainedTokenizerBase)
@@ -101,8 +101,6 @@ class Desk:
 
 class GPTDesk(Desk):
     """A model that writes."""
-
-    model: GPT
 
     def __init__(self, model: GPT, tokenizer: Any):
         c = model.config
@@ -184,7 +182,7 @@ def listening(model: GPT, edits: Mapping[str, Any]) -> Iterator[Steps]:
     ``(H, T, T)``. Queries, keys and values come before rotary positions turn them.
     """
     steps: Steps = {layer: {} for layer in range(model.config.n_layer)}
-    hooks = []
+    hooks, blocks = [], list[Any](model.blocks)
 
     def note(into: Steps, name: str, module: nn.Module, entering: bool = False) -> None:
         def left(module: nn.Module, args: tuple, out: Tensor) -> None:
@@ -196,7 +194,7 @@ def listening(model: GPT, edits: Mapping[str, Any]) -> Iterator[Steps]:
     note(steps, "token rows", model.token_embedding)
     note(steps, "stream at the start", model.dropout)
     note(steps, "final norm", model.norm)
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(blocks):
         into, attention = steps[layer], block.attention
         if layer in edits.get("mlps", ()):
             off = block.mlp.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
@@ -218,7 +216,7 @@ def listening(model: GPT, edits: Mapping[str, Any]) -> Iterator[Steps]:
     finally:
         for hook in hooks:
             hook.remove()
-        for block in model.blocks:
+        for block in blocks:
             del block.attention.attend  # the class's own is there again
     for block in (steps[layer] for layer in range(model.config.n_layer)):
         block["q, k and v"] = torch.cat([block.pop(n) for n in ("query", "key", "value")], dim=-1)
@@ -261,22 +259,21 @@ class EncoderDesk(Desk):
     @torch.no_grad()
     def trace(self, ids: Sequence[int], *_: Mapping | None) -> dict[str, Any]:
         """Return the scores ``(H, T, T)`` of each block."""
-        steps: Steps = {}
-        hooks = []
+        heard: dict[nn.Module, Tensor] = {}  # queries and keys, (H, T, d_k)
 
         def left(module: nn.Module, args: tuple, out: Tensor) -> None:
-            steps[module] = out[0].unflatten(-1, (self.sizes["n_head"], -1)).transpose(0, 1)
+            heard[module] = out[0].unflatten(-1, (self.sizes["n_head"], -1)).transpose(0, 1)
 
-        layers = [block.attention.self for block in self.model.encoder.layer]
-        for layer in layers:
-            hooks += [layer.query.register_forward_hook(left), layer.key.register_forward_hook(left)]
+        pairs = [(a.query, a.key) for a in (b.attention.self for b in self.model.encoder.layer)]
+        hooks = [part.register_forward_hook(left) for pair in pairs for part in pair]
         try:
             self.model(self.read(ids))
         finally:
             for hook in hooks:
                 hook.remove()
-        scores = [steps[a.query] @ steps[a.key].mT / math.sqrt(steps[a.key].shape[-1]) for a in layers]
-        return {"steps": {number: {"scores": each} for number, each in enumerate(scores)}}
+        width = self.sizes["n_embd"] // self.sizes["n_head"]
+        scores = [heard[query] @ heard[key].mT / math.sqrt(width) for query, key in pairs]
+        return {"steps": {layer: {"scores": each} for layer, each in enumerate(scores)}}
 
 
 def in_buffers(value: Any, buffers: list[bytes]) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 import anywidget
 import traitlets
 from IPython.display import Markdown
-from torch import nn
 
 from course_utils import plots
 from course_utils.inputs import check
@@ -25,7 +24,7 @@ from course_widgets.kernel import Desk, EncoderDesk, GPTDesk, desk_for, in_buffe
 ELEMENTS = ("writer", "attention", "machine", "sampling")
 #: What all figures share, in order; the page's own files.
 PARTS = ("live", "sampling", "engine", "shell", "notebook")
-MOST = 24  # tokens that attention and machine show
+LAST = 23  # the last token that attention shows, or the last of a shorter text
 #: What the machine says of a step where a model is built otherwise than GPT-2.
 RMS = "A copy of the stream, each row scaled to size 1 (its mean stays), for {} to read."
 GATED = {
@@ -52,7 +51,7 @@ class Figure(anywidget.AnyWidget):
 
     _elements = tuple(f"elements/{name}" for name in ELEMENTS)
     _esm = _scripts(".js", PARTS + _elements) + "\nexport default { render: live.render };\n"
-    _css = _scripts(".css", ("live", "notebook", *_elements))
+    _css = _scripts(".css", ("live", *_elements, "notebook"))
     name = traitlets.Unicode().tag(sync=True)
     stored = traitlets.Dict().tag(sync=True)
     caption = traitlets.Unicode().tag(sync=True)
@@ -83,20 +82,21 @@ def writer(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
             for the model, or cannot be written in its tokens.
     """
     desk = _writes(model, tokenizer)
-    return _figure("writer", desk, text, prompt=text, tree={})
+    return _figure("writer", model, desk, text, prompt=text, tree={})
 
 
 def sampling(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
     """Show what may follow a text, with all knobs of sampling on it. Errors as :func:`writer`."""
-    return _figure("sampling", _writes(model, tokenizer), text)
+    return _figure("sampling", model, _writes(model, tokenizer), text)
 
 
 def attention(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
     """Show who looks at whom in a text, for all heads. Errors as :func:`writer`."""
     desk = desk_for(model, tokenizer)
     width = desk.sizes["n_embd"] // desk.sizes["n_head"]
-    begins = {"layer": 0, "head": 0, "query": MOST, "d_k": width}
-    return _figure("attention", desk, text, **begins, unmasked=isinstance(desk, EncoderDesk))
+    begins = {"layer": 0, "head": 0, "query": LAST, "d_k": width}
+    unmasked = isinstance(desk, EncoderDesk)
+    return _figure("attention", model, desk, text, **begins, unmasked=unmasked)
 
 
 def machine(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
@@ -106,7 +106,8 @@ def machine(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
         TypeError, ValueError: as :func:`writer`; or the model has its norms after its parts.
     """
     desk = _writes(model, tokenizer)
-    c, meanings = desk.model.config, {}
+    c = desk.model.config
+    meanings: dict[str, str] = {}
     wrong = "norm_first=False: the machine shows a stream that parts only add to; this has norms"
     check(c.norm_first, f"{wrong} on it. Look at its attention, or let it write.")
     if c.norm == "rms":
@@ -115,7 +116,7 @@ def machine(model: Any, tokenizer: Any, text: str) -> Figure | Markdown:
         meanings |= GATED
     if c.positions in PLACES:
         meanings["stream at the start"] = PLACES[c.positions]
-    return _figure("machine", desk, text, meanings=meanings)
+    return _figure("machine", model, desk, text, meanings=meanings)
 
 
 def _writes(model: Any, tokenizer: Any) -> GPTDesk:
@@ -128,12 +129,12 @@ def _writes(model: Any, tokenizer: Any) -> GPTDesk:
     return desk
 
 
-def _figure(name: str, desk: Desk, text: str, **stored: Any) -> Figure | Markdown:
+def _figure(name: str, model: Any, desk: Desk, text: str, **stored: Any) -> Figure | Markdown:
     """Return a figure that begins with ``text``, or in the book a sentence."""
     ids = desk.encode(text)["ids"]
     desk.read(ids)  # too long a text is refused here, not in the figure
     millions = sum(parameter.numel() for parameter in desk.model.parameters()) / 1e6
-    what = f"{type(desk.model).__name__} with {millions:.1f} million parameters"
+    what = f"{type(model).__name__} with {millions:.1f} million parameters"
     if plots.in_book():
         return Markdown(
             f"*In JupyterLab, VS Code or Colab a living figure stands here: the {name} of this "

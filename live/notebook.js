@@ -3,6 +3,8 @@
 live.define(function notebook(live) {
   "use strict";
   const { engine, h } = live;
+  const WAITING = "The kernel has not answered yet. Is another cell running? If the kernel was restarted, run this cell again.";
+  const figures = new Set(); // one for each view
 
   // The model is there, and the address is the notebook's.
   const { element } = live;
@@ -27,8 +29,8 @@ live.define(function notebook(live) {
     const call = engine.call.bind(engine);
     engine.call = async (...question) => {
       const late = setTimeout(() => {
-        for (const line of live.lines) line.textContent = "The kernel has not answered yet. Is another cell running? If the kernel was restarted, run this cell again.";
-      }, 4000);
+        for (const figure of figures) figure.querySelector(".live-said").textContent = WAITING;
+      }, 6000);
       try { return await call(...question); } finally { clearTimeout(late); }
     };
     engine.next = async (...question) => {
@@ -56,12 +58,16 @@ live.define(function notebook(live) {
     const figure = h("figure.live", { "data-live": name, "data-state": "stored", "data-lm-suppress-shortcuts": "true" },
       h("figcaption", {}, model.get("caption")));
     el.append(figure);
+    figures.add(figure);
     let observer;
     (function begin() { // once it is in the page: it is drawn in the page's colours
       if (!figure.isConnected) return void requestAnimationFrame(begin);
       observer = follow(figure);
       live.awaken(el);
     })();
-    return () => observer?.disconnect();
+    return () => {
+      figures.delete(figure);
+      observer?.disconnect();
+    };
   };
 });

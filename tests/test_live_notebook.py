@@ -33,10 +33,13 @@ def lab(tmp_path_factory):
         port = place.getsockname()[1]
     own = {f"JUPYTER_{kind}_DIR": str(folder / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"JUPYTERLAB_SETTINGS_DIR": str(folder), "JUPYTERLAB_WORKSPACES_DIR": str(folder)}
+    settings = folder / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')
     environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "COURSE_BOOK": ""}
     options = ["--no-browser", "--allow-root", "--ServerApp.port_retries=0", f"--port={port}"]
     options += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
-    options += ["--LabApp.news_url=", "--LabApp.extension_manager=readonly"]
+    options += ["--LabApp.extension_manager=readonly"]
     options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *options],
@@ -76,9 +79,7 @@ def ran(browser, lab):
         page = contexts[-1].new_page()
         page.set_default_timeout(90_000)  # a busy machine is slow
         page.goto(lab(source))
-        page.get_by_role("status", name="Kernel status: Idle").or_(
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        ).first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         page.locator(".jp-Notebook .cm-content").first.press("Shift+Enter")
         page.wait_for_selector("figure.live[data-state=ready]")
         return page
@@ -93,7 +94,9 @@ def predicted(text):
     model, tokenizer, _ = pretrained.load("gpt2")
     with torch.no_grad():
         best = model(torch.tensor([tokenizer.encode(text)])).logits[0, -1].softmax(-1).topk(10)
-    return [[tokenizer.decode([i]), p] for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
+    return [
+        [tokenizer.decode([i]), p] for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)
+    ]
 
 
 def agrees(top, expected):
