@@ -141,11 +141,10 @@ live.define(function machineFigure(live) {
   // ---- Drawing ----
 
   function build(frame) {
-    const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false" });
-    text.addEventListener("input", () => {
+    const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false", oninput() {
       clearTimeout(frame.typing);
       frame.typing = setTimeout(() => frame.change({ text: text.value }, { merge: "typing" }), 350);
-    });
+    } });
     const map = h("div.live-map", { role: "group", "aria-label": "The model, from the tokens at the top to the prediction at the bottom" });
     const step = live.slider("Step", { min: 0, max: STOPS.length - 1, show: (n) => `${n + 1} of ${STOPS.length}`, onchange: (n) => frame.change({ step: n }, { merge: "step" }) });
     const layer = live.slider("Block", { min: 0, max: frame.stored.n_layer - 1, onchange: (n) => frame.change({ layer: n }, { merge: "layer" }) });
