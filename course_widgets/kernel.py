@@ -160,14 +160,14 @@ class GPTDesk(Desk):
         }
 
 
-def _sent(steps: Steps, wanted: Mapping[str, Any], of_block: bool = False) -> Steps:
+def _sent(steps: Steps, wanted: Mapping[str, Any]) -> Steps:
     """Return the tensor that is wanted whole, and the last row of the stream."""
     sent: Steps = {}
     for name, value in steps.items():
         if isinstance(value, dict):
             here = wanted.get("layer") in (None, name)
-            sent[name] = _sent(value, wanted if here else {"name": None}, of_block=True)
-        elif name == wanted["name"] and of_block | (wanted.get("layer") is None):
+            sent[name] = _sent(value, wanted if here else {"name": None})
+        elif name == wanted["name"]:
             sent[name] = value
         elif name in (*STREAM, "stream at the start"):
             sent[name] = value[-1:]
@@ -199,16 +199,15 @@ def listening(model: GPT, edits: Mapping[str, Any]) -> Iterator[Steps]:
         if layer in edits.get("mlps", ()):
             off = block.mlp.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
             hooks.append(off)
-        for name, module in (("norm 1", block.norm1), ("norm 2", block.norm2), ("MLP", block.mlp)):
-            note(into, name, module)
         for name in ("query", "key", "value"):
             note(into, name, getattr(attention, name))
+        outputs = {"norm 1": block.norm1, "attention": attention, "norm 2": block.norm2}
+        outputs |= {"widened": block.mlp.fc, "MLP": block.mlp, "block out": block}
+        for name, module in outputs.items():
+            note(into, name, module)
         note(into, "context", attention.proj, entering=True)
-        note(into, "attention", attention)
         note(into, "after attention", block.norm2, entering=True)
-        note(into, "widened", block.mlp.fc)
         note(into, "hidden", block.mlp.proj, entering=True)
-        note(into, "block out", block)
         silent = [head for number, head in edits.get("heads", ()) if number == layer]
         attention.attend = _attend(attention, into, silent, edits.get("causal", True))
     try:
@@ -267,7 +266,8 @@ class EncoderDesk(Desk):
         pairs = [(a.query, a.key) for a in (b.attention.self for b in self.model.encoder.layer)]
         hooks = [part.register_forward_hook(left) for pair in pairs for part in pair]
         try:
-            self.model(self.read(ids))
+            with eval_mode(self.model):
+                self.model(self.read(ids))
         finally:
             for hook in hooks:
                 hook.remove()
