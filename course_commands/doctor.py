@@ -119,7 +119,8 @@ def _shadows() -> Iterator[tuple[str, list[str]]]:
 
     ours = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     installed = {path.name.removesuffix(".py") for folder in ours for path in folder.iterdir()}
-    installed |= set(sys.stdlib_module_names) | {"course_utils", "course_commands", "course_checks"}
+    course = {f"course_{name}" for name in ("utils", "commands", "checks", "widgets")}
+    installed |= set(sys.stdlib_module_names) | course
     here = Path(__file__).resolve().parents[1]
     for folder in filter(None, settings.get("PYTHONPATH").split(os.pathsep)):
         if os.path.isdir(folder) and Path(folder).resolve() not in {here, *ours}:

@@ -41,13 +41,16 @@ live.define(function engine(live) {
       } catch {
         throw new Fault("This browser starts no worker here, and the model needs one. Another browser, or this page without blocking add-ons, will do.");
       }
-      this.worker.onmessage = ({ data: { id, result, error } }) => {
-        const { resolve, reject } = this.waiting.get(id) ?? {};
-        this.waiting.delete(id);
-        if (error !== undefined) reject?.(new Fault(error));
-        else resolve?.(result);
-      };
+      this.worker.onmessage = ({ data }) => this.hear(data);
       this.worker.onerror = () => this.stop("The model stopped unexpectedly, perhaps for want of memory. Close other pages, then load it again.");
+    }
+
+    // Hand an answer to whoever waits for it.
+    hear({ id, result, error }) {
+      const { resolve, reject } = this.waiting.get(id) ?? {};
+      this.waiting.delete(id);
+      if (error !== undefined) reject?.(new Fault(error));
+      else resolve?.(result);
     }
 
     // End the worker; whoever waits is told why.
@@ -98,13 +101,14 @@ live.define(function engine(live) {
     }
 
     encode(text) { return this.call("encode", text); }
+    read(text) { return this.encode(text || "<|endoftext|>"); }
     decode(ids) { return this.call("decode", ids); }
     pieces(text) { return this.call("pieces", text); }
     merges(piece) { return this.call("merges", piece); }
     wordpiece(text) { return this.call("wordpiece", text); }
     next(ids, options) { return this.call("next", ids, options); }
     beams(ids, options) { return this.call("beams", ids, options); }
-    trace(ids, edits) { return this.call("trace", ids, edits); }
+    trace(...args) { return this.call("trace", ...args); }
     places(ids, options) { return this.call("places", ids, options); }
   }
 
@@ -166,7 +170,7 @@ live.define(function engine(live) {
       }
     } catch (error) {
       if (error instanceof Fault) throw error;
-      if (signal?.aborted) throw new Fault("Loading was stopped. What is stored with the page still works.");
+      if (signal?.aborted) throw new Fault(live.STOPPED);
       throw new Fault(`${name} did not come (${error.message}). Is the network there? Then try again.`);
     }
   }

@@ -14,13 +14,15 @@ live.base = document.currentScript ? new URL(".", document.currentScript.src).hr
 // A fault that is told to the reader as it is: what happened, and a way on.
 live.Fault = class Fault extends Error {};
 
+live.STOPPED = "Loading was stopped. What is stored with the page still works.";
+
 // Run a script that lies beside this one: that works from a folder too, where nothing else may be read.
 live.script = (path, name, signal) => new Promise((resolve, reject) => {
   const node = document.createElement("script");
   node.src = live.base + path;
   node.onload = () => resolve(node.remove());
   node.onerror = () => reject(new live.Fault(`${name}.js is not beside this page, or the network is gone. Try again; on disk, copy the whole folder of the built book, _static included.`));
-  signal?.addEventListener("abort", () => reject(new live.Fault("Loading was stopped. What is stored with the page still works.")));
+  signal?.addEventListener("abort", () => reject(new live.Fault(live.STOPPED)));
   document.head.append(node);
 });
 

@@ -141,7 +141,7 @@ live.define(function shell(live) {
       this.bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Loading" });
       this.undo = button("Undo", () => this.back(), { disabled: true });
       const reset = button("Reset", () => this.reset());
-      const link = button("Copy link", () => this.copyLink());
+      const link = live.copyLink ? button("Copy link", () => this.copyLink()) : "";
       const picture = button("Save picture", () => live.savePicture(this));
       this.tools.append(this.loader, this.bar, this.stopper, h("span.live-gap"), this.undo, reset, link, picture);
       this.label();
@@ -335,13 +335,13 @@ live.define(function shell(live) {
 
   // ---- The page ----
 
-  live.awaken = function () {
-    for (const figure of document.querySelectorAll("figure.live[data-live]")) {
+  live.awaken = function (root) {
+    for (const figure of root.querySelectorAll("figure.live[data-live]")) {
       const name = figure.dataset.live, definition = elements[name];
       if (!definition || !live.stored[name]) continue;
       if (definition.mount) definition.mount(figure, live.stored[name]);
       else new Frame(figure, name).start();
     }
   };
-  document.addEventListener("DOMContentLoaded", live.awaken);
+  document.addEventListener("DOMContentLoaded", () => live.awaken(document));
 });

@@ -768,7 +768,7 @@ def checkout(tmp_path):
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "README.md"):
         shutil.copyfile(ROOT / name, folder / name)
-    for name in ("course_utils", "course_checks", "data"):
+    for name in ("course_utils", "course_checks", "data", "live"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "requirements.txt").write_text("hatchling\neditables\n")
     return folder

@@ -21,6 +21,7 @@ CAPS = {
     "course_commands": 1150,
     "course_checks": 4150,
     "course_grader": 2150,
+    "course_widgets": 290,
 }
 #: The rooms of course_utils. No room imports one on a floor above its own.
 FLOORS = {

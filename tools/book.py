@@ -7,7 +7,7 @@ python -m tools.book --links      execute, then ask every address whether it is 
 
 One execution serves the test and the book: nbmake runs a copy of each notebook and keeps its
 outputs; the site is built from the executed copies. A copy is kept until its fingerprint
-changes: the notebook, course_utils, course_checks, data, the installed packages, the models.
+changes: the notebook, our packages and scripts, data, the installed packages, the models.
 Notebooks run two at a time, but for those that measure time: each of these has the machine alone.
 
 A homework page is the students' notebook with the solutions folded in, see tools/homework.py; the
@@ -45,6 +45,8 @@ SOURCES = (
     "course_utils",
     "course_commands",
     "course_checks",
+    "course_widgets",
+    "live",
     "data",
     "requirements.txt",
 )  # of every notebook

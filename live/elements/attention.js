@@ -52,18 +52,18 @@ live.define(function attentionFigure(live) {
       if (frame.kept?.key === key) return frame.kept.numbers; // the same sentence: nothing to compute
       const keep = (numbers) => (frame.kept = { key, numbers }).numbers;
       if (!ready) return keep({ tokens: stored.tokens, scores: stored.packed.map((heads) => heads.map(masked)), added: storedAdditions(stored), cut: 0 });
-      const { ids, tokens } = await engine.encode(text || "<|endoftext|>");
-      const { steps } = await engine.trace(ids.slice(0, MOST), { causal });
+      const { ids, tokens } = await engine.read(text);
+      const { steps } = await engine.trace(ids.slice(0, MOST), { causal }, { names: ["scores", "stream at the start", "attention", "after attention", "block out"] });
       const T = Math.min(ids.length, MOST);
       const scores = Array.from({ length: stored.n_layer }, (_, layer) => Array.from({ length: stored.n_head }, (_, head) =>
         Array.from(steps[layer].scores.data.slice(head * T * T, (head + 1) * T * T))));
-      const added = additions(steps, stored.n_layer, stored.n_head * stored.d_k, T);
+      const added = stored.unmasked ? null : additions(steps, stored.n_layer, stored.n_head * stored.d_k, T); // an encoder tells its scores alone
       return keep({ tokens: tokens.slice(0, MOST), scores, added, cut: ids.length - T });
     },
 
     report({ text, layer, head, query, causal }, { tokens, scores, added }) {
       const asks = Math.min(query, tokens.length - 1);
-      return { text, tokens, layer, head, query: asks, causal, weights: softmaxRows(scores[layer][head], tokens.length), lengths: added[layer][asks].lengths };
+      return { text, tokens, layer, head, query: asks, causal, weights: softmaxRows(scores[layer][head], tokens.length), lengths: added?.[layer][asks].lengths };
     },
 
     says({ layer, head, query }, { tokens, scores, cut }) {
@@ -74,7 +74,7 @@ live.define(function attentionFigure(live) {
     },
 
     build(frame) {
-      const { n_layer, n_head, d_k } = frame.stored;
+      const { n_layer, n_head, d_k, unmasked } = frame.stored;
       const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false" });
       text.addEventListener("input", () => {
         clearTimeout(frame.typing);
@@ -99,9 +99,9 @@ live.define(function attentionFigure(live) {
         h("label.live-field", {}, h("span", {}, "Your sentence"), text), sentence,
         h("div.live-attention", {},
           h("div", {}, h("div.live-label", {}, "All heads: a row for each block"), grid,
-            h("label.live-choice", {}, mask, "causal mask: nobody sees what comes later")),
+            unmasked ? null : h("label.live-choice", {}, mask, "causal mask: nobody sees what comes later")),
           h("div", {}, label, table, h("div.live-label", {}, "What it takes along: a mixture of the values"), mixture,
-            h("div.live-label", {}, `What all ${n_head} heads of the block took along is added to the word's vector`), sum)));
+            unmasked ? null : h("div.live-label", {}, `What all ${n_head} heads of the block took along is added to the word's vector`), sum)));
 
       return ({ text: typed, layer, head, query, causal }, { tokens, scores, added }) => {
         const T = tokens.length, asks = Math.min(query, T - 1), weights = softmaxRows(scores[layer][head], T)[asks];
@@ -130,10 +130,7 @@ live.define(function attentionFigure(live) {
         const parts = weights.map((w, t) => [w, t]).filter(([w]) => w > 0.005).sort((a, b) => b[0] - a[0]);
         mixture.replaceChildren(...parts.map(([w, t]) =>
           h(`span.live-hue-${t % 5}`, { style: `flex-grow: ${w}`, title: `${live.visible(tokens[t])} ${live.percent(w)}` }, w > 0.08 ? `${live.visible(tokens[t])} ${live.percent(w)}` : "")));
-        const { parts: [before, plus], lengths } = added[layer][asks], after = before.map((v, i) => v + plus[i]);
-        const largest = Math.max(...before, ...plus, ...after, ...[...before, ...plus, ...after].map((v) => -v));
-        sum.replaceChildren(...[["before", before], ["+ attention", plus], ["= after", after]].flatMap(([name, v], n) =>
-          [h("span", {}, name), strip(v, largest), h("span.live-muted", {}, `length ${live.short(lengths[n])}`)]));
+        if (added) sum.replaceChildren(...addition(added[layer][asks]));
         mixture.setAttribute("aria-label", parts.slice(0, 5).map(([w, t]) => `${live.percent(w)} ${live.visible(tokens[t])}`).join(", "));
       };
     },
@@ -145,6 +142,13 @@ live.define(function attentionFigure(live) {
     return h("div.live-step", { role: "row" }, cell(key, ".live-token"),
       cell(raw, score === undefined ? "" : score < 0 ? ".live-score.live-negative" : ".live-score", score === undefined ? null : `--v: ${Math.abs(100 * score).toFixed(1)}%`),
       cell(scaled, ""), cell(weight, w === undefined ? "" : ".live-weight", w === undefined ? null : `--v: ${(100 * w).toFixed(1)}%`));
+  }
+
+  // Three strips: the vector before, what is added to it, and their sum.
+  function addition({ parts: [before, plus], lengths }) {
+    const after = before.map((v, i) => v + plus[i]), largest = Math.max(...[...before, ...plus, ...after].map(Math.abs));
+    return [["before", before], ["+ attention", plus], ["= after", after]].flatMap(([name, v], n) =>
+      [h("span", {}, name), strip(v, largest), h("span.live-muted", {}, `length ${live.short(lengths[n])}`)]);
   }
 
   // The first numbers of a vector as cells: the stronger the colour, the larger the number.

@@ -67,7 +67,7 @@ live.define(function machineFigure(live) {
   const hasOff = (off, layer, head) => head === undefined ? off.mlps.includes(layer) : off.heads.some(([l, n]) => l === layer && n === head);
 
   live.element("machine", {
-    title: "A prompt on its way through GPT-2",
+    title: "A prompt on its way through the model",
     hint: "Move the step slider. Then switch a head or an MLP off and watch the prediction.",
 
     initial: ({ text }) => ({ text, step: 2, layer: 0, off: { heads: [], mlps: [] } }),
@@ -91,14 +91,16 @@ live.define(function machineFigure(live) {
       return text === stored.text && isWhole(off) && !detail ? "" : "model";
     },
 
-    async numbers({ text, off }, frame) {
-      const { stored, engine, ready } = frame, key = JSON.stringify([text, off, ready]);
+    async numbers({ text, step, layer, off }, frame) {
+      const { stored, engine, ready } = frame, [name, inBlock] = STOPS[step];
+      const wanted = engine.isFar && { names: [name], layer: inBlock ? layer : null }; // what must come whole
+      const key = JSON.stringify([text, off, ready, wanted]);
       if (frame.kept?.key === key) return frame.kept.numbers;
       let numbers;
       if (!ready) numbers = { ids: stored.ids, tokens: stored.tokens, steps: unpack(stored), lens: stored.lens, top: stored.top, cut: 0 };
       else {
-        const { ids, tokens } = await engine.encode(text || "<|endoftext|>"), read = ids.slice(0, MOST);
-        const trace = await engine.trace(read, off);
+        const { ids, tokens } = await engine.read(text), read = ids.slice(0, MOST);
+        const trace = await engine.trace(read, off, wanted);
         numbers = { ids: read, tokens: tokens.slice(0, MOST), ...trace, cut: ids.length - read.length };
         if (!isWhole(off)) {
           numbers.whole = compare((await engine.next(read, { logits: true })).logits, trace);
@@ -139,11 +141,10 @@ live.define(function machineFigure(live) {
   // ---- Drawing ----
 
   function build(frame) {
-    const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false" });
-    text.addEventListener("input", () => {
+    const text = h("textarea.live-input", { rows: 1, maxlength: 500, spellcheck: "false", oninput() {
       clearTimeout(frame.typing);
       frame.typing = setTimeout(() => frame.change({ text: text.value }, { merge: "typing" }), 350);
-    });
+    } });
     const map = h("div.live-map", { role: "group", "aria-label": "The model, from the tokens at the top to the prediction at the bottom" });
     const step = live.slider("Step", { min: 0, max: STOPS.length - 1, show: (n) => `${n + 1} of ${STOPS.length}`, onchange: (n) => frame.change({ step: n }, { merge: "step" }) });
     const layer = live.slider("Block", { min: 0, max: frame.stored.n_layer - 1, onchange: (n) => frame.change({ layer: n }, { merge: "layer" }) });
@@ -205,9 +206,12 @@ live.define(function machineFigure(live) {
       }
     }
     rows.push(row(river(before, before, 0), part("prediction", STOPS.length - 1), h("span", {}), h("span", {})));
-    map.replaceChildren(h("p.live-chips", {}, tokens.map((token, n) => h(`span.live-chip.live-hue-${n % 5}`, {}, live.visible(token)))), ...rows);
+    map.replaceChildren(chips(tokens), ...rows);
     if (focused >= 0) map.querySelectorAll("button")[focused]?.focus();
   }
+
+  const chips = (tokens, ids) => h("p.live-chips", {}, tokens.map((token, n) =>
+    h(`span.live-chip.live-hue-${n % 5}`, {}, live.visible(token) + (ids ? ` ${ids[n]}` : ""))));
 
   const row = (river, part, toggles, lens, isActive) => h(`div.live-map-row${isActive ? ".live-active" : ""}`, {}, river, part, toggles, lens);
 
@@ -218,15 +222,15 @@ live.define(function machineFigure(live) {
     return { mlps, heads: others.length < heads.length ? others : [...heads, [layer, head]] };
   }
 
-  function drawStep({ title, meaning, view, value }, { step, layer }, { steps, tokens, ids, top }, { n_head, n_embd }) {
+  function drawStep({ title, meaning, view, value }, { step, layer }, { steps, tokens, ids, top }, { n_head, n_embd, meanings, size = 50257 }) {
     const [name, inBlock, sentence] = STOPS[step];
     const tensor = (inBlock ? steps[layer] : steps)[name];
-    const shape = tensor ? `(${tensor.shape.join(", ")})` : name === "ids" ? `(${ids.length})` : "(50257)";
+    const shape = tensor ? `(${tensor.shape.join(", ")})` : name === "ids" ? `(${ids.length})` : `(${size})`;
     title.replaceChildren(`${name}${inBlock ? ` of block ${layer}` : ""} `, h("span.live-shape", {}, shape));
-    meaning.textContent = sentence;
+    meaning.textContent = meanings?.[name] ?? sentence;
     value.textContent = tensor ? "Point at a cell, or focus a map and use the arrow keys, to read its number." : "";
     if (name === "ids") {
-      view.replaceChildren(h("p.live-chips", {}, tokens.map((token, n) => h(`span.live-chip.live-hue-${n % 5}`, {}, `${live.visible(token)} ${ids[n]}`))));
+      view.replaceChildren(chips(tokens, ids));
       return;
     }
     if (!tensor) {
@@ -242,10 +246,12 @@ live.define(function machineFigure(live) {
     }
     const width = data.length / T;
     const pieces = name === "q, k and v" ? ["query", "key", "value"] : [ROLES[name] ?? "stream"];
+    let from = 0; // there may be fewer keys and values than queries
     view.replaceChildren(...pieces.map((role, n) => {
-      const columns = width / pieces.length, part = new Float32Array(T * columns);
-      for (let t = 0; t < T; t++) part.set(data.subarray(t * width + n * columns, t * width + (n + 1) * columns), t * columns);
-      return numbersMap({ data: part, rows: T, columns, role, told, tokens, heads: columns === n_embd && (pieces.length > 1 || name === "context") ? n_head : 0,
+      const columns = pieces.length > 1 && !n ? n_embd : (width - from) / (pieces.length - n), part = new Float32Array(T * columns);
+      for (let t = 0; t < T; t++) part.set(data.subarray(t * width + from, t * width + from + columns), t * columns);
+      from += columns;
+      return numbersMap({ data: part, rows: T, columns, role, told, tokens, heads: pieces.length > 1 || name === "context" ? (columns * n_head) / n_embd : 0,
         label: pieces.length > 1 ? role : "", where: (t, c) => `“${live.visible(tokens[t])}”, ${pieces.length > 1 ? role : ""} channel ${c}`.replace(",  ", ", ") });
     }));
   }

@@ -38,7 +38,7 @@ live.define(function samplingFigure(live) {
       const tidied = { text: String(state.text).slice(0, 2000) };
       for (const [name, [low, high]] of Object.entries(RANGES)) tidied[name] = live.clamp(state[name], low, high, KNOBS[name]);
       tidied.top_k = Math.round(tidied.top_k);
-      tidied.beams = Math.round(live.clamp(state.beams, 0, 5, 0));
+      tidied.beams = live.engine.isFar ? 0 : Math.round(live.clamp(state.beams, 0, 5, 0)); // a kernel does not search
       return tidied;
     },
 
@@ -50,7 +50,7 @@ live.define(function samplingFigure(live) {
       if (frame.row?.key !== key) { // the logits change with the text alone
         const row = { key, whole: ready, names: new Map() };
         if (ready) {
-          row.previous = (await engine.encode(text || "<|endoftext|>")).ids;
+          row.previous = (await engine.read(text)).ids;
           row.logits = (await engine.next(row.previous, { logits: true })).logits;
         } else Object.assign(row, { logits: unpack(stored), previous: stored.previous });
         row.before = live.softmax(row.logits);
@@ -60,7 +60,7 @@ live.define(function samplingFigure(live) {
       const { logits, previous, before, order } = frame.row;
       const p = live.softmax(live.reshape(logits, knobs, previous));
       const top = live.mostLikely(p, 10);
-      for (const [n] of [...order, ...top]) await nameOf(frame, n);
+      await Promise.all([...order, ...top].map(([n]) => nameOf(frame, n)));
       let left = 0, kept = 0, bits = 0;
       for (let n = 0; n < p.length; n++) if (p[n] > 0) { left++; kept += before[n]; bits -= p[n] * Math.log2(p[n]); }
       const search = beams && (frame.row[`beams ${beams}`] ??= await Promise.all([beams, 1].map((width) => engine.beams(previous, { width, steps: STEPS }))));
@@ -106,7 +106,7 @@ live.define(function samplingFigure(live) {
           h("div.live-row", {}, h("label.live-choice", {}, "Settings to try ", tries)),
           h("div.live-row", {}, draw(1), draw(100)), drawn),
         h("div", {}, h("div.live-label", {}, "Bar: the chance now. Line: the model's own."), list)),
-        h("div.live-label", {}, "Or draw nothing: beam search keeps the few likeliest texts at each step, by the model's own chances"), beams.node, tree);
+        ...(frame.engine.isFar ? [] : [h("div.live-label", {}, "Or draw nothing: beam search keeps the few likeliest texts at each step, by the model's own chances"), beams.node, tree]));
 
       return (state, numbers) => {
         if (document.activeElement !== text) text.value = state.text;

@@ -7,7 +7,7 @@ live.define(function writer(live) {
   const path = (written) => written.map(([, id]) => id).join(" ");
   const stands = (state, stored) => state.prompt === stored.prompt && path(state.written) in stored.tree;
   const textOf = ({ prompt, written }) => prompt + written.map(([token]) => token).join("");
-  const isPair = (pair) => Array.isArray(pair) && typeof pair[0] === "string" && pair[1] >= 0 && pair[1] < 50257;
+  const pairs = (list, size) => list.filter((pair) => Array.isArray(pair) && typeof pair[0] === "string" && pair[1] >= 0 && pair[1] < size);
   const MOST = 200; // tokens that a reader may let it write
 
   live.element("writer", {
@@ -16,10 +16,10 @@ live.define(function writer(live) {
 
     initial: ({ prompt }) => ({ prompt, written: [], branches: [], draws: true }),
 
-    tidy: (state) => ({
+    tidy: (state, { size = 50257 }) => ({
       prompt: String(state.prompt).slice(0, 2000),
-      written: Array.isArray(state.written) ? state.written.filter(isPair).slice(0, MOST) : [],
-      branches: Array.isArray(state.branches) ? state.branches.filter((b) => Array.isArray(b) && b.every(isPair)).slice(-4) : [],
+      written: Array.isArray(state.written) ? pairs(state.written, size).slice(0, MOST) : [],
+      branches: Array.isArray(state.branches) ? state.branches.filter((b) => Array.isArray(b) && pairs(b, size).length === b.length).slice(-4) : [],
       draws: Boolean(state.draws),
     }),
 
@@ -30,7 +30,7 @@ live.define(function writer(live) {
     async numbers(state, { stored, engine, ready }) {
       const text = textOf(state);
       if (stands(state, stored) && !ready) return { text, top: stored.tree[path(state.written)] };
-      const { ids } = await engine.encode(state.prompt || "<|endoftext|>");
+      const { ids } = await engine.read(state.prompt);
       const all = [...ids, ...state.written.map(([, id]) => id)];
       const { top } = await engine.next(all);
       return { text: state.prompt ? await engine.decode(all) : text, top };
