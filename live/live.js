@@ -14,7 +14,7 @@ live.base = document.currentScript ? new URL(".", document.currentScript.src).hr
 // A fault that is told to the reader as it is: what happened, and a way on.
 live.Fault = class Fault extends Error {};
 
-// Run a script that lies beside this one: that works from a folder too, where nothing else may be read.
+// Run a script that lies beside this one: from a folder nothing else may be read.
 live.script = (path, name, signal) => new Promise((resolve, reject) => {
   const node = document.createElement("script");
   node.src = live.base + path;
@@ -24,7 +24,7 @@ live.script = (path, name, signal) => new Promise((resolve, reject) => {
   document.head.append(node);
 });
 
-// What a script of `model/` holds; it hands it over by calling `live.arrive`.
+// What a script of `model/` hands over by calling `live.arrive`.
 live.arrive = (name, what) => (live.arrivals[name] = what);
 live.arrivals = {};
 live.bring = async function (name, { signal, version = "" } = {}) {
