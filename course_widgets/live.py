@@ -23,7 +23,7 @@ from course_widgets.kernel import Desk, EncoderDesk, GPTDesk, desk_for, in_buffe
 
 ELEMENTS = ("writer", "attention", "machine", "sampling")
 #: What all figures share, in order; the page's own files.
-PARTS = ("live", "sampling", "engine", "shell", "notebook")
+PARTS = ("live", "sampling", "engine", "shell", "picture", "notebook")
 LAST = 23  # the last token that attention shows, or the last of a shorter text
 #: What the machine says of a step where a model is built otherwise than GPT-2.
 RMS = "A copy of the stream, each row scaled to size 1 (its mean stays), for {} to read."

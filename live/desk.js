@@ -20,6 +20,22 @@ live.define(function desk(live) {
     else if (value && typeof value === "object") for (const part of Object.values(value)) yield* buffersOf(part);
   }
 
+  // Beam search: at each step the `width` likeliest texts go on. `logitsAfter(ids)` gives the logits
+  // that follow. Returns the texts kept after each step, the likeliest first: {id, p, score, from},
+  // where `from` is the place of what it continues among those of the step before.
+  live.beamSearch = function (logitsAfter, start, { width, steps }) {
+    const levels = [];
+    let beams = [{ ids: start, score: 0 }];
+    for (let step = 0; step < steps; step++) {
+      const longer = beams.flatMap(({ ids, score }, from) =>
+        live.mostLikely(live.softmax(logitsAfter(ids)), width)
+          .map(([id, p]) => ({ ids: [...ids, id], id, p, score: score + Math.log(p), from })));
+      beams = longer.sort((a, b) => b.score - a.score).slice(0, width);
+      levels.push(beams.map(({ id, p, score, from }) => ({ id, p, score, from })));
+    }
+    return levels;
+  };
+
   class Desk {
     setTokenizer(merges) {
       this.gpt2 = new live.Tokenizer(merges);

@@ -16,7 +16,7 @@ live.Fault = class Fault extends Error {};
 
 live.STOPPED = "Loading was stopped. What is stored with the page still works.";
 
-// Run a script that lies beside this one: that works from a folder too, where nothing else may be read.
+// Run a script that lies beside this one: from a folder nothing else may be read.
 live.script = (path, name, signal) => new Promise((resolve, reject) => {
   const node = document.createElement("script");
   node.src = live.base + path;
@@ -26,7 +26,7 @@ live.script = (path, name, signal) => new Promise((resolve, reject) => {
   document.head.append(node);
 });
 
-// What a script of `model/` holds; it hands it over by calling `live.arrive`.
+// What a script of `model/` hands over by calling `live.arrive`.
 live.arrive = (name, what) => (live.arrivals[name] = what);
 live.arrivals = {};
 live.bring = async function (name, { signal, version = "" } = {}) {

@@ -159,24 +159,26 @@ live.define(function ringFigure(live) {
       play.hidden = gentle.matches; // who wants no motion steps by hand
       back.disabled = at === 0;
       step.disabled = at === 2 * (n - 1);
-      phase.textContent = at === 0 ? "What each worker has, in pieces"
+      phase.textContent = at === 0 ? `A row for each worker: its own numbers, in pieces a to ${letter(n - 1)}`
         : at < n ? `Reduce-scatter, move ${at} of ${n - 1}: each hands a piece (dashed) to the next, the last to the first, who adds it (framed)`
           : `All-gather, move ${at - n + 1} of ${n - 1}: finished sums (bold) go round the ring once more and are copied`;
       const senders = new Set(last.map(({ from, piece }) => `${from} ${piece}`));
       const cell = ({ value, of, was }, w, p) => h("td", { class: [of === n && "live-whole", was && "live-came", senders.has(`${w} ${p}`) && "live-went"].filter(Boolean).join(" "), style: `--of: ${(100 * (of - 1)) / n}%` },
-        h("span.live-number", {}, String(value)), h("small", {}, was?.length ? `${was[1]}+${was[0]}` : was ? "copy" : "\u00a0"));
+        String(value), h("small", {}, was?.length ? `${was[1]}+${was[0]}` : was ? "copy" : "\u00a0"));
       table.replaceChildren(
         h("caption", { class: "live-unseen" }, "The numbers that each worker holds; the stronger the colour, the more workers are in it"),
         h("thead", {}, h("tr", {}, h("th", {}), held.map((_, p) => h("th", { scope: "col" }, letter(p))))),
         h("tbody", {}, held.map((row, w) => h("tr", {}, h("th", { scope: "row" }, h("span.live-wide", {}, "worker "), String(w)), row.map((piece, p) => cell(piece, w, p))))));
-      if (at === shown + 1 && !gentle.matches) for (const node of table.querySelectorAll(".live-came .live-number")) {
-        const row = node.closest("tr"), rows = row.rowIndex === 1 ? 1 - n : 1; // the first row gets from the last
-        node.animate([{ transform: `translateY(${-rows * row.offsetHeight}px)` }, { transform: "none" }], { duration: PACE / 2, easing: "ease-in-out" });
-      }
+      if (at === shown + 1 && !gentle.matches) last.forEach(({ to, piece }, from) => {
+        const { value, was } = held[to][piece], row = table.tBodies[0].rows[to], way = (from - to) * row.offsetHeight;
+        const chip = h("span.live-chip.live-handed", { "aria-hidden": "true" }, String(was.length ? was[1] : value));
+        row.cells[piece + 1].append(chip);
+        chip.animate([{ transform: `translateY(${way}px)` }, { transform: "none" }], { duration: PACE / 2, easing: "ease-in-out" }).onfinish = () => chip.remove();
+      });
       shown = at;
       const most = (2 * (n - 1)) / n;
       counts.replaceChildren(live.bar("sent", at / n / most, { note: `${at} of ${2 * (n - 1)}` }),
-        h("p", {}, `So far each has sent ${times(at / n)} its numbers. In the end it is 2 (n − 1) / n = 2 · ${n - 1} / ${n} = ${times(most)}, and never more than twice; sending everything to everybody would be ${times(n - 1)}.`));
+        h("p", {}, `So far each has sent ${at ? `${times(at / n)} its numbers` : "nothing"}. In the end it is 2 (n − 1) / n = 2 · ${n - 1} / ${n} = ${times(most)}, and never more than twice; sending everything to everybody would be ${times(n - 1)}.`));
     }
     return { draw, node: h("div", {},
       h("div.live-columns", {}, workers.node, slider.node), h("div.live-row", {}, play, back, step), phase, table, counts) };
