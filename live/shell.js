@@ -52,6 +52,9 @@ live.define(function shell(live) {
     Number.isFinite(+value) ? Math.min(Math.max(+value, low), high) : otherwise;
   const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e6 ? 1 : 0)} MB`;
 
+  // Text with `code` in backticks, as nodes.
+  live.code = (text) => text.split("`").map((part, n) => (n % 2 ? h("code", {}, part) : part));
+
   // A labelled slider with its value beside it.
   live.slider = function (label, { min, max, step = 1, show = String, onchange }) {
     const output = h("output.live-value");
@@ -161,7 +164,7 @@ live.define(function shell(live) {
 
     show() {
       this.draw(this.state, this.numbers);
-      this.said.textContent = this.definition.says(this.state, this.numbers);
+      this.said.replaceChildren(...live.code(this.definition.says(this.state, this.numbers)));
       this.undo.disabled = !this.past.length;
     }
 
@@ -175,12 +178,16 @@ live.define(function shell(live) {
         try { await this.load(); } catch (error) { if (load) throw error; return; }
       }
       const turn = ++this.turn, next = (this.wanted = this.tidied(changes));
+      const late = setTimeout(() => this.mark("running"), 150); // so that a slow machine shows a sign of life
       let numbers;
       try {
         numbers = await this.definition.numbers(next, this);
       } catch (error) {
         if (turn === this.turn) this.wanted = null;
         return this.fail(error);
+      } finally {
+        clearTimeout(late);
+        if (turn === this.turn && this.figure.dataset.state === "running") this.mark(this.ready ? "ready" : "stored");
       }
       if (turn !== this.turn) return; // a later change has overtaken this one
       this.fault.hidden = true;
@@ -204,7 +211,8 @@ live.define(function shell(live) {
     // Say that a change needs the model, and keep it until it is there.
     ask(changes) {
       this.pending = changes;
-      this.said.textContent = "For this the model itself has to compute. It is loaded when you ask for it, and stays in your browser: nothing that you type leaves this page.";
+      this.said.textContent = "For this the model itself has to compute. Load it, and what you did is done then. It stays in your browser: nothing that you type leaves this page.";
+      this.said.scrollIntoView({ block: "nearest" });
       this.figure.classList.add("live-asks");
     }
 

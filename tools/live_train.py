@@ -33,7 +33,7 @@ STEPS = 3200
 #: The script with the text and the engine, which a reader asks for by training.
 ON_REQUEST = "train-text.js"
 CAPTION = (
-    "A character transformer learns Shakespeare. It begins with random weights, and every loss is "
+    "A character transformer learns Shakespeare, beginning with random weights. Validation loss is "
     "measured on a play that it never reads. The dashed lines are models that only count."
 )
 RECORD = """async ([engine, text, steps]) => {

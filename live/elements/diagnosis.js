@@ -5,7 +5,7 @@ live.define(function diagnosisFigure(live) {
 
   live.element("diagnosis", {
     title: "What went wrong?",
-    hint: "Each of these answers to an exercise has one mistake. Find it before you look.",
+    hint: "Each of these answers to an exercise has one mistake. What could give such a result? Think, then ask the check.",
     loads: "",
 
     initial: ({ exercise, answer }) => ({ exercise, answer, shown: false }),
@@ -21,7 +21,7 @@ live.define(function diagnosisFigure(live) {
 
     report: (state, { given, differs, says }) => ({ ...state, given, differs, says: state.shown ? says : "" }),
 
-    says: ({ shown }, { says }) => (shown ? `The check says: ✗ ${says}` : "What did this answer do? Decide, then ask the check."),
+    says: ({ shown }, { says }) => (shown ? `The check says: ✗ ${says}` : "Which mistake gives this result?"),
 
     build(frame) {
       const { exercises } = frame.stored;
@@ -35,7 +35,7 @@ live.define(function diagnosisFigure(live) {
       const ask = h("button.live-button.live-primary", { onclick: () => frame.change({ shown: true }) }, "What does the check say?");
       frame.stage.append(
         h("div.live-row", {}, h("label.live-choice", {}, "Exercise ", pick), count), task,
-        h("div.live-panel", {}, h("div.live-label", {}, "With"), given, h("div.live-label", {}, "this answer was wrong"), differs),
+        h("div.live-panel", {}, h("div.live-label", {}, "Called with"), given, h("div.live-label", {}, "the answer gave something else"), differs),
         h("div.live-row", {}, ask, h("button.live-button", { onclick: () => step(-1) }, "← Another"), h("button.live-button", { onclick: () => step(1) }, "Another →")));
 
       return ({ exercise, answer, shown }, numbers) => {
@@ -44,11 +44,8 @@ live.define(function diagnosisFigure(live) {
         task.replaceChildren(...live.code(exercises[exercise].task));
         given.textContent = numbers.given;
         differs.textContent = numbers.differs;
-        ask.disabled = shown;
+        ask.setAttribute("aria-disabled", shown); // disabled, it would lose the focus
       };
     },
   });
-
-  // Text with `code` in backticks, as nodes.
-  live.code = (text) => text.split("`").map((part, n) => (n % 2 ? h("code", {}, part) : part));
 });

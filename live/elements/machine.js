@@ -63,6 +63,7 @@ live.define(function machineFigure(live) {
     return steps;
   }
 
+  const called = ([name, inBlock], layer) => (inBlock ? `block ${layer}: ${name}` : name);
   const isWhole = ({ heads, mlps }) => !heads.length && !mlps.length;
   const hasOff = (off, layer, head) => head === undefined ? off.mlps.includes(layer) : off.heads.some(([l, n]) => l === layer && n === head);
 
@@ -70,7 +71,7 @@ live.define(function machineFigure(live) {
     title: "A prompt on its way through the model",
     hint: "Move the step slider. Then switch a head or an MLP off and watch the prediction.",
 
-    initial: ({ text }) => ({ text, step: 2, layer: 0, off: { heads: [], mlps: [] } }),
+    initial: ({ text }) => ({ text, step: 0, layer: 0, off: { heads: [], mlps: [] } }),
 
     tidy(state, { n_layer, n_head }) {
       const isIn = (value, size) => Number.isInteger(value) && value >= 0 && value < size;
@@ -99,9 +100,9 @@ live.define(function machineFigure(live) {
       let numbers;
       if (!ready) numbers = { ids: stored.ids, tokens: stored.tokens, steps: unpack(stored), lens: stored.lens, top: stored.top, cut: 0 };
       else {
-        const { ids, tokens } = await engine.read(text), read = ids.slice(0, MOST);
+        const { ids, tokens } = await engine.read(text), read = ids.slice(-MOST);
         const trace = await engine.trace(read, off, wanted);
-        numbers = { ids: read, tokens: tokens.slice(0, MOST), ...trace, cut: ids.length - read.length };
+        numbers = { ids: read, tokens: tokens.slice(-MOST), ...trace, cut: ids.length - read.length };
         if (!isWhole(off)) {
           numbers.whole = compare((await engine.next(read, { logits: true })).logits, trace);
           numbers.whole.best[0] = await engine.decode([numbers.whole.best[3]]);
@@ -116,8 +117,8 @@ live.define(function machineFigure(live) {
 
     says({ step, layer, off }, { top, whole, cut }) {
       const best = `“${live.visible(top[0][0])}”, ${live.percent(top[0][1])}`;
-      const rest = cut ? ` The last ${cut} tokens are left out.` : "";
-      if (isWhole(off)) return `Step ${step + 1} of ${STOPS.length}, ${STOPS[step][0]}${STOPS[step][1] ? ` of block ${layer}` : ""}. The prediction: ${best}.${rest}`;
+      const rest = cut ? ` The first ${cut} tokens are left out.` : "";
+      if (isWhole(off)) return `Step ${step + 1} of ${STOPS.length}, ${called(STOPS[step], layer)}. The prediction at the end: ${best}.${rest}`;
       const { best: before, bits } = whole;
       const count = off.heads.length + off.mlps.length;
       return `With ${count === 1 ? "one part" : `${count} parts`} off, “${live.visible(before[0])}” goes from ${live.percent(before[1])} to ${live.percent(before[2])}; likeliest is ${best}. ` +
@@ -153,9 +154,9 @@ live.define(function machineFigure(live) {
     const top = h("ol.live-top", { "aria-label": "The likeliest next tokens" }), label = h("div.live-label");
     const whole = h("button.live-button", { onclick: () => frame.change({ off: { heads: [], mlps: [] } }) }, "Switch everything on");
     frame.stage.append(
-      h("label.live-field", {}, h("span", {}, "Your prompt"), text),
+      h("label.live-field", {}, h("span", {}, `Your prompt, up to ${MOST} tokens`), text),
       h("div.live-machine", {},
-        h("div", {}, h("div.live-label", {}, "The stream, what writes into it, and what it would say there"), map, whole),
+        h("div", {}, h("div.live-label", {}, "The stream, what writes into it, and what it would say there (· is a space)"), map, whole),
         h("div", {}, step.node, layer.node, title, meaning, view, value, label, top)));
     const parts = { map, title, meaning, view, value, top, label };
 
@@ -226,7 +227,7 @@ live.define(function machineFigure(live) {
     const [name, inBlock, sentence] = STOPS[step];
     const tensor = (inBlock ? steps[layer] : steps)[name];
     const shape = tensor ? `(${tensor.shape.join(", ")})` : name === "ids" ? `(${ids.length})` : `(${size})`;
-    title.replaceChildren(`${name}${inBlock ? ` of block ${layer}` : ""} `, h("span.live-shape", {}, shape));
+    title.replaceChildren(`${called(STOPS[step], layer)} `, h("span.live-shape", {}, shape));
     meaning.textContent = meanings?.[name] ?? sentence;
     value.textContent = tensor ? "Point at a cell, or focus a map and use the arrow keys, to read its number." : "";
     if (name === "ids") {

@@ -49,17 +49,19 @@ live.define(function positionsFigure(live) {
 
     numbers: async (state, { stored }) => {
       const places = Array.from({ length: stored.n }, (_, t) => t);
-      return { scores: places.map((a) => places.map((b) => score(state, stored, a, b))) };
+      const all = (head) => places.map((a) => places.map((b) => score({ ...state, head }, stored, a, b)));
+      // ALiBi's heads share one scale, that of the steepest.
+      return { scores: all(state.head), limits: range(all(0)), moved: state.a !== stored.a || state.b !== stored.b };
     },
 
     report: (state, { scores }) => ({ ...state, score: scores[state.a][state.b], scores }),
 
-    says({ kind, a, b }, { scores }) {
+    says({ kind, a, b }, { scores, moved }) {
       const n = scores.length, shifts = pairs(n, a, b).map(([i, j]) => scores[i][j]);
       const spread = Math.max(...shifts) - Math.min(...shifts);
       const same = spread < 1e-9 ? "It is the same wherever the pair stands: only the distance counts."
         : `Wherever else the pair stands, it lies between ${live.short(Math.min(...shifts))} and ${live.short(Math.max(...shifts))}: the place counts as well as the distance.`;
-      return `Query at ${a}, key at ${b}, distance ${Math.abs(a - b)}: score ${live.short(scores[a][b])}. ${same}`;
+      return `Query at ${a}, key at ${b}, distance ${Math.abs(a - b)}: score ${live.short(scores[a][b])}. ${moved ? same : "Move both. Does it stay?"}`;
     },
 
     build(frame) {
@@ -68,10 +70,10 @@ live.define(function positionsFigure(live) {
       const query = live.slider("Query's place", { min: 0, max: n - 1, onchange: (a) => frame.change({ a }, { merge: "a" }) });
       const key = live.slider("Key's place", { min: 0, max: n - 1, onchange: (b) => frame.change({ b }, { merge: "b" }) });
       const move = (by) => frame.change(({ a, b }) => (Math.min(a, b) + by < 0 || Math.max(a, b) + by > n - 1 ? {} : { a: a + by, b: b + by }), { merge: "both" });
-      const both = h("div.live-row", {}, h("button.live-button", { onclick: () => move(-1) }, "← Move both"), h("button.live-button", { onclick: () => move(1) }, "Move both →"));
+      const both = h("div.live-row", {}, live.press("← Move both", () => move(-1)), live.press("Move both →", () => move(1)));
       const base = h("select", { onchange: () => frame.change({ base: +base.value }) }, BASES.map((value) => h("option", { value }, value.toLocaleString("en"))));
       const baseChoice = h("label.live-choice", {}, "Base of the frequencies ", base);
-      const head = live.slider("Head", { min: 0, max: n_head - 1, onchange: (value) => frame.change({ head: value }, { merge: "head" }) });
+      const head = live.slider("Head", { min: 0, max: n_head - 1, show: (n) => `${n}: −${live.short(slope(n, n_head))} a token`, onchange: (value) => frame.change({ head: value }, { merge: "head" }) });
       const map = h("canvas.live-map", { width: n, height: n, role: "img" });
       const pick = (event) => {
         const box = map.getBoundingClientRect(), at = (x, size) => Math.floor(live.clamp(x / size, 0, 0.999, 0) * n);
@@ -80,13 +82,14 @@ live.define(function positionsFigure(live) {
       map.addEventListener("pointerdown", (event) => { map.setPointerCapture(event.pointerId); pick(event); });
       map.addEventListener("pointermove", (event) => { if (event.buttons) pick(event); });
       const clocks = h("div.live-clocks"), curves = h("div");
+      const hands = h("div.live-label", {}, "A clock for each pair of channels. Hands: ", h("b", { style: "color: var(--live-query)" }, "query"), ", ", h("b", { style: "color: var(--live-key)" }, "key"));
       frame.stage.append(
         h("div.live-row", { role: "group", "aria-label": "How the model is told the places" }, kinds),
         h("div.live-columns", {},
-          h("div", {}, query.node, key.node, both, h("div.live-row", {}, baseChoice), head.node, clocks),
-          h("div", {}, h("div.live-label", {}, "Score of every pair: a row for each place of the query (click one)"), map, curves)));
+          h("div", {}, query.node, key.node, both, h("div.live-row", {}, baseChoice), head.node, hands, clocks),
+          h("div", {}, h("div.live-label", {}, "Score of every pair: the query's place goes down, the key's to the right. Orange is high, blue low. Click a pair."), map, curves)));
 
-      return (state, { scores }) => {
+      return (state, { scores, limits }) => {
         const { kind, a, b } = state, f = frequencies(2 * half, state.base);
         kinds.forEach((button, i) => button.setAttribute("aria-pressed", String(Object.keys(KINDS)[i] === kind)));
         query.set(a);
@@ -94,14 +97,15 @@ live.define(function positionsFigure(live) {
         head.set(state.head);
         base.value = state.base;
         head.node.hidden = kind !== "alibi";
-        baseChoice.hidden = clocks.hidden = kind === "alibi";
+        baseChoice.hidden = hands.hidden = clocks.hidden = kind === "alibi";
+        [Math.min(a, b) === 0, Math.max(a, b) === n - 1].forEach((ends, i) => both.children[i].setAttribute("aria-disabled", ends));
         clocks.replaceChildren(...f.map((w) => clock(a * w, b * w, w)));
-        paint(map, scores, a, b);
+        paint(map, scores, a, b, limits);
         map.setAttribute("aria-label", `A map of ${n} times ${n} scores; the chosen one is ${live.short(scores[a][b])}`);
         const along = pairs(n, a, b);
         curves.replaceChildren(
-          h("div.live-label", {}, `The key moves, the query stays at ${a}`), curve(scores[a], b),
-          h("div.live-label", {}, `Both move, ${Math.abs(a - b)} apart`), curve(along.map(([i, j]) => scores[i][j]), Math.min(a, b), range(scores)));
+          h("div.live-label", {}, `The key moves, the query stays at ${a}: scores ${between(scores[a])}`), curve(scores[a], b, limits),
+          h("div.live-label", {}, `Both move, ${Math.abs(a - b)} apart: scores ${between(along.map(([i, j]) => scores[i][j]))}`), curve(along.map(([i, j]) => scores[i][j]), Math.min(a, b), limits));
       };
     },
   });
@@ -111,6 +115,7 @@ live.define(function positionsFigure(live) {
     const [low, high] = [Math.min(a, b), Math.max(a, b)];
     return Array.from({ length: n - (high - low) }, (_, t) => (a < b ? [t, t + high - low] : [t + high - low, t]));
   }
+  const between = (values) => { const [low, high] = [Math.min(...values), Math.max(...values)].map(live.short); return low === high ? low : `${low} to ${high}`; };
   const range = (scores) => [Math.min(...scores.flat()), Math.max(...scores.flat())];
 
   // A dial with a hand for each of the two words; the sector between them is what RoPE's score sees.
@@ -123,18 +128,18 @@ live.define(function positionsFigure(live) {
       h("span", {}, `turns once in ${period} tokens`));
   }
 
-  function curve(values, marked, [low, high] = [Math.min(...values), Math.max(...values)]) {
+  function curve(values, marked, [low, high]) {
     const room = Math.max(high - low, 1e-9) * 0.1, flat = high - low < 1e-9;
     const x = (i) => 6 + (288 * i) / Math.max(1, values.length - 1), y = (v) => (flat ? 35 : 64 - (58 * (v - low + room)) / (high - low + 2 * room));
     const path = values.map((v, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(v).toFixed(1)}`).join("");
-    return s("svg", { viewBox: "0 0 300 70", class: "live-curve", role: "img", "aria-label": `from ${live.short(values[0])} to ${live.short(values.at(-1))}` },
+    return s("svg", { viewBox: "0 0 300 70", class: "live-curve", role: "img", "aria-label": `scores ${between(values)}` },
       s("path", { d: path, class: "live-line" }), s("circle", { cx: x(marked), cy: y(values[marked]), r: 4.5, class: "live-dot" }));
   }
 
   // Scores as colours: the middle of their range is the ground, more to one side, less to the other.
-  function paint(canvas, scores, a, b) {
+  function paint(canvas, scores, a, b, [low, high]) {
     const n = scores.length, context = canvas.getContext("2d"), style = getComputedStyle(canvas), size = 8;
-    const [low, high] = range(scores), middle = (low + high) / 2, half = Math.max((high - low) / 2, 1e-9);
+    const middle = (low + high) / 2, half = Math.max((high - low) / 2, 1e-9);
     const [plus, minus] = ["--live-plus", "--live-minus"].map((name) => style.getPropertyValue(name).trim() || "#888");
     canvas.width = canvas.height = n * size;
     scores.forEach((row, i) => row.forEach((v, j) => {

@@ -102,7 +102,8 @@ live.define(function scalingFigure(live) {
       const plot = h("div");
       frame.stage.append(
         h("div.live-label", {}, "Parameters N of the models that the law is fitted to"), h("div.live-row", { role: "group", "aria-label": "Sizes" }, sizes),
-        h("div.live-label", {}, "Characters D that they read"), h("div.live-row", { role: "group", "aria-label": "Lengths" }, lengths), plot);
+        h("div.live-label", {}, "Characters D that they read"), h("div.live-row", { role: "group", "aria-label": "Lengths" }, lengths), plot,
+        h("p.live-muted", {}, "Filled: the law is fitted to it. Ring: left out. A curve for each number of characters D, which stands at its end."));
 
       return (state, { all, fitted }) => {
         sizes.forEach((button, i) => button.setAttribute("aria-pressed", String(state.sizes.includes(i))));
@@ -114,7 +115,7 @@ live.define(function scalingFigure(live) {
 
   function draw(all, fitted, parameters, tokens, million) {
     const [left, right, top, bottom] = [Math.log(parameters[0]) - 0.2, Math.log(parameters.at(-1)) + 0.2, Math.log(3), Math.log(1.45)];
-    const x = (n) => 34 + (486 * (Math.log(n) - left)) / (right - left), y = (loss) => 10 + (250 * (top - Math.log(loss))) / (top - bottom);
+    const x = (n) => 34 + (486 * (Math.log(n) - left)) / (right - left), y = (loss) => Math.min(262, 10 + (250 * (top - Math.log(loss))) / (top - bottom));
     const svg = s("svg", { viewBox: "0 0 560 300", class: "live-scaling", role: "img", "aria-label": "Loss against parameters, a line for each length of training" });
     for (const loss of [1.5, 2, 2.5, 3]) svg.append(
       s("line", { x1: 34, x2: 520, y1: y(loss), y2: y(loss), class: "live-grid" }), s("text", { x: 28, y: y(loss) + 4, "text-anchor": "end" }, String(loss)));

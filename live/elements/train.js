@@ -47,7 +47,7 @@ live.define(function trainFigure(live) {
     build() {
       const { press } = live;
       const { settings } = this;
-      const options = (all) => Object.entries(all).map(([key, of]) => [key, of.says ?? of]);
+      const options = (all) => Object.entries(all).map(([key, of]) => [key, of.says ?? of]).sort(([a], [b]) => a - b || 0);
       this.controls = Object.fromEntries(Object.entries(CHOICES).map(([name, all]) => [name,
         choice(options(all), settings[name], (value) => this.change(name, value))]));
       this.main = press("", () => this.pressMain());
@@ -102,10 +102,11 @@ live.define(function trainFigure(live) {
         for (const [name, control] of Object.entries(this.controls)) control.value = String(settings[name]);
       }
       const { recording } = this.data, last = recording.measures.at(-1);
-      const stored = { ...last, label: "stored run", colour: 0, measures: recording.measures, trace: [] };
+      const stored = { ...last, label: `stored run of ${whole(last.step)} steps`, colour: 0, measures: recording.measures, trace: [] };
       Object.assign(stored, { seconds: recording.seconds, stored: true });
       this.runs = [stored];
       this.fault.hidden = true;
+      this.say("");
       this.state(this.loaded === null ? "stored" : "ready");
       this.at = this.run.measures.length - 1;
       this.draw();
@@ -123,16 +124,18 @@ live.define(function trainFigure(live) {
       this.main.textContent = texts[name] ?? (run?.stored === false && !run.dead ? "Go on" : fresh);
       this.main.setAttribute("aria-disabled", name === "loading"); // disabled, it would lose the focus
       this.againButton.hidden = run?.stored !== false;
+      this.playButton.disabled = name === "running";
     }
 
     draw() {
       const { run, tiles } = this, measured = run.measures[this.at] ?? run;
       this.slider.max = run.measures.length - 1;
       this.slider.value = this.at;
-      tiles.step.textContent = whole(run.step);
+      const then = this.at < run.measures.length - 1 ? measured : run; // looking back, or as it is
+      tiles.step.textContent = whole(then.step);
       tiles.seconds.textContent = run.seconds.toFixed(run.seconds < 100 ? 1 : 0);
-      tiles["training loss"].textContent = run.trainLoss.toFixed(2);
-      tiles["validation loss"].textContent = (run.measures.at(-1)?.valLoss ?? run.trainLoss).toFixed(2);
+      tiles["training loss"].textContent = then.trainLoss.toFixed(2);
+      tiles["validation loss"].textContent = (then.valLoss ?? run.measures.at(-1)?.valLoss ?? run.trainLoss).toFixed(2);
       this.sample.textContent = (measured.sample ?? "").replace(/^\n+/, "");
       const words = `${Math.round(100 * (measured.words ?? 0))}% of its words occur in the plays`;
       this.about.replaceChildren(h("strong", {}, `At step ${whole(measured.step)}`),
@@ -162,7 +165,7 @@ live.define(function trainFigure(live) {
         this.newRate();
         this.say(`The learning rate is ${RATES[value]} of the usual from here on.`);
         this.draw();
-      } else if (name !== "rate") this.say("That counts from the next run on: Train again.");
+      } else this.say(["size", "optimizer"].includes(name) ? "That counts from the next run on: Train again." : "That counts when you go on.");
     }
 
     /** Tell the run, and its name, that the learning rate is another from here on. */
@@ -264,6 +267,7 @@ live.define(function trainFigure(live) {
       const { optimizer, rate } = settings;
       this.tell({ do: "start", text: this.loaded.text, length: this.length,
         settings: { ...this.data.recording.settings, width, layers, optimizer, rate } });
+      this.draw();
     }
 
     tell(message) {
@@ -271,7 +275,7 @@ live.define(function trainFigure(live) {
         this.worker ??= this.makeWorker();
         this.worker.postMessage(message);
         this.state("running");
-        this.say(message.do === "start" ? "Training has begun." : "Training goes on.");
+        this.say(message.do === "start" ? "Training has begun. The first numbers come in a moment." : "Training goes on.");
       } catch {
         this.fail("This browser lets the page compute nothing beside itself (no Web Worker). The " +
           "stored run works all the same; to train, open the page in another browser.");
@@ -303,7 +307,8 @@ live.define(function trainFigure(live) {
       if (kind === "fault") return this.fail(message);
       if (kind === "stopped") {
         this.state("ready");
-        this.say(`${finished ? "The run is over" : "Paused"} at step ${run.step}.`);
+        const early = finished && run.measures.at(-1)?.valLoss > this.data.lines[0].loss;
+        this.say(`${finished ? "The run is over" : "Paused"} at step ${run.step}.${early ? " It has not passed the first line yet: Go on." : ""}`);
         this.paused?.();
       }
       if (kind === "progress") {
@@ -419,7 +424,7 @@ live.define(function trainFigure(live) {
       add("text", { class: "live-tick", x: x(step), y: bottom + 15, "text-anchor": anchor }, whole(step));
     }
     add("text", { class: "live-tick", x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, "training step");
-    add("text", { class: "live-tick", x: 4, y: 13 }, "loss in nats a character");
+    add("text", { class: "live-tick", x: 4, y: 13 }, "loss in nats a character; thin: training loss");
     for (const { name, loss } of data.lines) {
       add("line", { class: "live-beat", x1: left, x2: right, y1: y(loss), y2: y(loss) });
       // above the line, where the curve is gone by then; the lowest below, where it has not come yet
@@ -465,7 +470,7 @@ live.define(function trainFigure(live) {
 
   const ELEMENT = {
     title: "A language model learns, here",
-    hint: "Train one of your own and watch it pass the models that count. Then take the other optimizer, or a learning rate of × 8.",
+    hint: "Train one of your own and watch it pass the bigram, which guesses from the last character alone. Then take the other optimizer, or a learning rate of × 8.",
 
     /** Bring a figure to life. */
     mount(figure, data) {
