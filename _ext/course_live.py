@@ -9,6 +9,7 @@ tokenizers, each as a file and as a script that holds the file, for pages opened
 """
 
 import base64
+import copy
 import hashlib
 import html
 import json
@@ -28,7 +29,14 @@ from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils import assets, pretrained
 from course_utils.bpe import BPETokenizer, Pair, merge_pair, to_symbols
-from tools import live_diagnosis, live_masks, live_positions, live_scaling, live_train
+from tools import (
+    live_diagnosis,
+    live_masks,
+    live_positions,
+    live_quantize,
+    live_scaling,
+    live_train,
+)
 
 #: The scripts that every living figure needs, in order; its own comes last.
 SCRIPTS = ("live", "sampling", "engine", "assets", "shell")
@@ -46,6 +54,7 @@ CAPTIONS = {
     "machine": "GPT-2 mini at work: what the stream would say after each part of each block.",
     "sampling": "What GPT-2 mini holds likely next, and what the knobs of sampling make of it.",
     "masks": live_masks.CAPTION,
+    "quantize": live_quantize.CAPTION,
     "positions": live_positions.CAPTION,
     "train": live_train.CAPTION,
     "scaling": live_scaling.CAPTION,
@@ -60,6 +69,7 @@ TALL = {
     "machine": (57, 104),
     "sampling": (43, 82),
     "masks": (68, 126),
+    "quantize": (62, 102),
     "positions": (50, 84),
     "train": (54, 87),
     "scaling": (46, 50),
@@ -136,6 +146,42 @@ def mini() -> tuple[GPT2LMHeadModel, GPT2TokenizerFast]:
             whole, scales = rounded_rows(rows_first(name, weight))
             weight.copy_(rows_first(name, torch.from_numpy(whole * scales[:, None])))
     return model, pretrained.load_tokenizer("gpt2")
+
+
+@cache
+def whole_numbers() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each matrix of the page's model in 8 bits, rows first, and the scales of its rows."""
+    matrices = {name: rows_first(name, w) for name, w in weights_of(mini()[0]) if w.dim() == 2}
+    return {name: rounded_rows(matrix) for name, matrix in matrices.items()}
+
+
+def with_bits(bits: int, scale: str = "row") -> GPT2LMHeadModel:
+    """Return the page's model with fewer bits a weight, rounded as ``live.withBits`` does it.
+
+    The largest weight that shares a scale becomes the largest whole number that ``bits`` bits can
+    write. Scales belong to a "row" or to the whole "matrix".
+    """
+    model, most = copy.deepcopy(mini()[0]), 2 ** (bits - 1) - 1
+    weights = dict(weights_of(model))
+    for name, (q, scales) in whole_numbers().items():
+        step = scales[:, None].astype(np.float64)
+        largest = np.abs(q.astype(np.int16)).max(axis=1, keepdims=True).clip(1).astype(np.float64)
+        if scale == "matrix":
+            largest = (largest * step).max() / step
+        fewer = q.astype(np.float64)
+        for change, by in ((np.multiply, most), (np.divide, largest), (np.add, 0.5)):
+            change(fewer, by, out=fewer)  # in place: there are millions
+        np.floor(fewer, out=fewer)
+        fewer *= step * largest / most
+        weights[name].copy_(rows_first(name, torch.from_numpy(fewer)))
+    return model
+
+
+def stored_quantize() -> dict[str, Any]:
+    """Return a text's perplexity and what the model writes, for all numbers of bits."""
+    model, tokenizer = mini()
+    shapes = [tuple(rows_first(name, weight).shape) for name, weight in weights_of(model)]
+    return live_quantize.data(with_bits, tokenizer, shapes)
 
 
 def write_assets(target: Path) -> None:
@@ -442,6 +488,7 @@ STORED = {
     "machine": stored_machine,
     "sampling": stored_sampling,
     "masks": lambda: live_masks.data(*mini()),
+    "quantize": stored_quantize,
     "positions": live_positions.data,
     "train": live_train.data,
     "scaling": live_scaling.data,
@@ -453,6 +500,7 @@ STILLS = {
     "machine": still_machine,
     "sampling": still_sampling,
     "masks": live_masks.still,
+    "quantize": live_quantize.still,
     "positions": live_positions.still,
     "train": live_train.still,
     "scaling": live_scaling.still,

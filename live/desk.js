@@ -31,7 +31,7 @@ live.define(function desk(live) {
 
     setModel(buffer) {
       this.whole = live.readModel(buffer);
-      this.coarse = {}; // by bits, the model with fewer of them
+      this.coarse = null; // the last model with fewer bits: each is as large as the whole one
       this.read = { ids: [], cache: live.newCache(this.whole), key: "" };
       for (let i = 0; i < 2; i++) this.logits([0, 1, 2]); // the first calls are slow: not the reader's
       return this.whole.config;
@@ -64,9 +64,12 @@ live.define(function desk(live) {
       return { ids, tokens: ids.map((id) => this.bert.entries[id]) };
     }
 
-    model(bits = 8) {
-      if (bits === 8) return this.whole;
-      return (this.coarse[bits] ??= live.withBits(this.whole, bits));
+    // The model with so many bits a weight, and a scale for each "row" or for each "matrix".
+    model({ bits = 8, scale = "row" }) {
+      if (bits === 8 && scale === "row") return this.whole;
+      const key = `${bits} ${scale}`;
+      if (this.coarse?.key !== key) this.coarse = { key, model: live.withBits(this.whole, bits, scale === "matrix") };
+      return this.coarse.model;
     }
 
     // Return what fits of a text: when the window is full, its first quarter is forgotten at once.
@@ -83,7 +86,7 @@ live.define(function desk(live) {
       if (key === this.read.key && edits.causal !== false && !edits.prefix)
         while (known < ids.length - 1 && ids[known] === this.read.ids[known]) known++;
       cache.length = Math.min(known, cache.length);
-      const logits = live.forward(this.model(edits.bits), ids.slice(cache.length), { cache, edits });
+      const logits = live.forward(this.model(edits), ids.slice(cache.length), { cache, edits });
       this.read = { ids, cache, key };
       return logits;
     }
@@ -101,7 +104,7 @@ live.define(function desk(live) {
     // Every intermediate, by block and name as in chapter 6, and the likeliest ten at the end.
     trace(ids, edits = {}) {
       const steps = {}, fits = this.window(ids);
-      const logits = live.forward(this.model(edits.bits), fits, { edits, steps });
+      const logits = live.forward(this.model(edits), fits, { edits, steps });
       const top = live.mostLikely(live.softmax(logits), 10).map(([id, p]) => [this.gpt2.decode([id]), p, id]);
       return { steps, top, lens: this.lens(steps, fits.length) };
     }
@@ -109,7 +112,7 @@ live.define(function desk(live) {
     // At each place the loss, in nats, of the token that follows it, and the `top` likeliest with their
     // chances; and by block the weights (H, T, T).
     places(ids, { edits = {}, top = 0 } = {}) {
-      const steps = {}, model = this.model(edits.bits), T = ids.length, { n_layer, n_embd: C } = model.config;
+      const steps = {}, model = this.model(edits), T = ids.length, { n_layer, n_embd: C } = model.config;
       live.forward(model, ids, { edits, steps });
       const losses = [], tops = [], { data } = steps[n_layer - 1]["block out"];
       for (let t = 0; t < T; t++) {

@@ -210,19 +210,25 @@ live.define(function gpt2(live) {
     return linear(normalise(x, T, model.ln_f, model.config.layer_norm_epsilon), T, model.wte); // (T, V)
   };
 
-  // The same model with fewer bits a weight: each row's largest weight becomes the largest whole
-  // number that `bits` bits can write, 127 with 8 and 1 with 2.
-  live.withBits = function (model, bits) {
+  // The same model with fewer bits a weight: the largest weight that shares a scale becomes the
+  // largest whole number that `bits` bits can write, 127 with 8 and 1 with 2. Each row has its own
+  // scale, or, if `shared`, the whole matrix has one.
+  live.withBits = function (model, bits, shared = false) {
     const most = 2 ** (bits - 1) - 1;
     const coarser = (part) => {
       if (part.length !== undefined && !Array.isArray(part)) return part; // a vector
       if (!part.q) return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, coarser(value)]));
-      const { rows, columns } = part, q = new Int8Array(part.q.length), scale = new Float32Array(rows);
+      const { rows, columns } = part, q = new Int8Array(part.q.length);
+      const largest = new Float64Array(rows).fill(1), scale = new Float32Array(rows);
+      let widest = 0;
       for (let row = 0; row < rows; row++) {
-        let largest = 1;
-        for (let i = row * columns; i < (row + 1) * columns; i++) largest = Math.max(largest, Math.abs(part.q[i]));
-        for (let i = row * columns; i < (row + 1) * columns; i++) q[i] = Math.floor((part.q[i] * most) / largest + 0.5);
-        scale[row] = (part.scale[row] * largest) / most;
+        for (let i = row * columns; i < (row + 1) * columns; i++) largest[row] = Math.max(largest[row], Math.abs(part.q[i]));
+        widest = Math.max(widest, largest[row] * part.scale[row]);
+      }
+      for (let row = 0; row < rows; row++) {
+        const top = shared ? widest / part.scale[row] : largest[row];
+        for (let i = row * columns; i < (row + 1) * columns; i++) q[i] = Math.floor((part.q[i] * most) / top + 0.5);
+        scale[row] = (part.scale[row] * top) / most;
       }
       return { rows, columns, q, scale };
     };

@@ -311,27 +311,13 @@ def test_what_is_switched_off_is_off_as_in_pytorch(page, model, gpt2, edits):
     assert ((ours - whole).abs().max() > 0.01) == bool(edits), "the switch is not connected"
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 6])
-def test_fewer_bits_are_the_same_weights_rounded_again(page, gpt2, bits):
-    coarse = type(course_live.mini()[0])(course_live.mini()[0].config).eval()
-    coarse.load_state_dict(course_live.mini()[0].state_dict())
-    most = 2 ** (bits - 1) - 1
-    for name, weight in course_live.weights_of(coarse):
-        if weight.dim() == 2:
-            whole, scales = course_live.rounded_rows(course_live.rows_first(name, weight))
-            q = torch.from_numpy(whole).double()
-            largest = q.abs().amax(1, keepdim=True)
-            fewer = (
-                torch.floor(q * most / largest + 0.5)
-                * torch.from_numpy(scales)[:, None]
-                * largest
-                / most
-            )
-            weight.copy_(course_live.rows_first(name, fewer.float()))
+@pytest.mark.parametrize(
+    ("bits", "scale"), [*((bits, "row") for bits in (2, 3, 4, 6)), (3, "matrix"), (8, "matrix")]
+)
+def test_fewer_bits_are_the_same_weights_rounded_again(page, gpt2, bits, scale):
     ids = gpt2.encode("The weather is cold today")
-    ours, _ = logits_of(page, ids, {"bits": bits})
-    with torch.no_grad():
-        theirs = coarse(torch.tensor([ids])).logits[0, -1]
+    ours, _ = logits_of(page, ids, {"bits": bits, "scale": scale})
+    theirs = course_live.with_bits(bits, scale)(torch.tensor([ids])).logits[0, -1]
     assert (ours - theirs).abs().max() < 2e-3
 
 
@@ -503,3 +489,13 @@ def test_what_the_reader_loads_is_no_more_than_18_megabytes(folder):
     for name, entry in table.items():
         path = folder / "_static" / "live" / "model" / name
         assert path.stat().st_size == entry["bytes"]
+
+
+@pytest.mark.parametrize("scale", ["row", "matrix"])
+def test_two_bits_leave_zero_and_one_size_to_all_that_share_a_scale(scale):
+    weights = dict(course_live.weights_of(course_live.with_bits(2, scale)))
+    matrix = course_live.rows_first("h.0.attn.c_attn.weight", weights["h.0.attn.c_attn.weight"])
+    for part in [matrix[0], matrix[5]] if scale == "row" else [matrix]:
+        sizes = part.abs()[part != 0]
+        assert (part == 0).any() and sizes.min().item() == pytest.approx(sizes.max().item())
+    assert len(matrix.abs().unique()) > 100 or scale == "matrix"

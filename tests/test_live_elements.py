@@ -9,7 +9,7 @@ from PIL import Image
 from course_utils import pretrained, sampling
 from tests.live_tools import asked_to_draw, opening, put, state, write_figures
 from tests.test_live import with_edits
-from tools import live_masks
+from tools import live_masks, live_quantize
 
 from _ext import course_live  # isort: skip
 
@@ -23,6 +23,7 @@ FIELDS = {
     "attention": {"text", "tokens", "layer", "head", "weights"},
     "machine": {"text", "step", "layer", "top", "off"},
     "sampling": {"text", "temperature", "top_k", "top_p", "min_p", "top"},
+    "quantize": {"text", "bits", "scale", "perplexity", "before", "written", "points"},
     "masks": {"text", "mask", "prefix", "losses", "means", "top", "top_at_place", "weights"},
 }
 EVIL = '<img src=x onerror="window.evil = 1"><script>window.evil = 1</script> a & b'
@@ -483,3 +484,55 @@ def test_one_token_has_nothing_to_mask(opened):
     agrees(now["top"], predicted("<|endoftext|>", 5))
     assert put(page, text="word " * 40, place=99)["place"] == 15
     assert "are left out" in page.locator(".live-said").inner_text()
+
+
+# --- quantize ---------------------------------------------------------------------------------------------------
+
+
+def test_fewer_bits_are_first_shown_from_the_store_and_the_curve_fills_in(opened):
+    page = opened("quantize")
+    known = course_live.stored("quantize")["results"]
+    slider = page.get_by_role("slider", name="bits a weight")
+    slider.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('figure.live').live.get().bits === 3")
+    slider.press("Home")
+    page.wait_for_function("document.querySelector('figure.live').live.get().bits === 2")
+    page.get_by_label("Scales").select_option("matrix")
+    page.wait_for_function("document.querySelector('figure.live').live.get().scale === 'matrix'")
+    now = state(page)
+    keys = ("8 row", "4 row", "3 row", "2 row", "2 matrix")
+    assert [f"{bits} {scale}" for bits, scale, _ in now["points"]] == [*keys]
+    assert [value for *_, value in now["points"]] == [known[key]["perplexity"] for key in keys]
+    assert now["written"] == known["2 matrix"]["likeliest"]
+    assert page.locator("figure.live circle[class^=live-point]").count() == len(keys)
+    assert page.locator(".live-writing").nth(1).text_content() == "…" + "".join(now["written"])
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("document.querySelector('figure.live').live.get().scale === 'row'")
+
+
+def test_perplexity_and_texts_are_pytorchs_on_the_same_rounded_weights(opened):
+    page = opened("quantize")
+    _, gpt2 = course_live.mini()
+    known = course_live.stored("quantize")
+    load(page)
+    for bits, scale, draws in ((8, "row", False), (4, "row", True), (3, "matrix", False)):
+        now = put(page, bits=bits, scale=scale, draws=draws)
+        found = known["results"][f"{bits} {scale}"]
+        assert now["perplexity"] == pytest.approx(found["perplexity"], rel=2e-3)
+        assert now["before"] == pytest.approx(known["results"]["8 row"]["perplexity"], rel=2e-3)
+        assert now["written"] == found["drawn" if draws else "likeliest"]
+    now = put(page, text="The cat sat on the mat.", bits=3, scale="row")
+    expected = live_quantize.perplexity(
+        course_live.with_bits(3), gpt2.encode("The cat sat on the mat.")
+    )
+    assert now["perplexity"] == pytest.approx(expected, rel=2e-3)
+    assert put(page, text="")["perplexity"] is None
+
+
+def test_a_file_of_eight_bits_has_the_size_of_the_models_file():
+    shapes = [(1000, 8), (8,)]
+    assert live_quantize.size(shapes, 8, "row") == 8000 + 4 * 1000 + 4 * 8
+    assert live_quantize.size(shapes, 3, "matrix") == 3000 + 4 + 4 * 8
+    told = course_live.stored("quantize")["bytes"]["row"][-1]
+    whole = len(course_live.model_file(course_live.mini()[0]))
+    assert told == pytest.approx(whole, rel=1e-3)
