@@ -74,7 +74,7 @@ TALL = {
     "machine": (57, 104),
     "sampling": (43, 82),
     "masks": (68, 126),
-    "quantize": (55, 92),
+    "quantize": (62, 102),
     "positions": (50, 84),
     "train": (54, 87),
     "scaling": (46, 50),

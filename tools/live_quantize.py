@@ -15,8 +15,13 @@ from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 CAPTION = "GPT-2 mini with fewer bits a weight: its file, the perplexity of a text, what it writes."
 #: From the course's own prose, which no model of the course has read.
 TEXT = (
-    "A model that knows what comes next can write: ask it for the next letter, add that letter to "
-    'the text, ask again. How should we pick the letter? "The most likely one" sounds right.'
+    "You have never read this sentence before, and you know its next letter. Nobody told you. "
+    "Years of reading have left you with expectations, and they are good ones. A program with such "
+    "expectations, written as numbers, is called a language model. The systems that answer "
+    "questions, translate and write code are built on one. How do you teach a program what to "
+    "expect, and what can you do with it once it does? A model that knows what comes next can "
+    "write: ask it for the next letter, add that letter to the text, ask again. How should we pick "
+    'the letter? "The most likely one" sounds right.'
 )
 PROMPT = "Once upon a time, there was a little"
 BITS, SCALES = range(2, 9), ("row", "matrix")

@@ -3,12 +3,12 @@
 live.define(function quantizeFigure(live) {
   "use strict";
   const { h, s } = live;
-  const MOST = 128, WRITTEN = 24, KNOBS = { temperature: 0.7 }; // tokens that are measured, and written
+  const MOST = 160, WRITTEN = 24, KNOBS = { temperature: 0.7 }; // tokens that are measured, and written
   const SCALES = { row: "one for each row", matrix: "one for each matrix" };
   const RULER = "8 row"; // what all others are compared with: the weights as the page has them
 
   const keyOf = ({ bits, scale }) => `${bits} ${scale}`;
-  const number = (v) => (v === null ? "–" : v >= 1000 ? Math.round(v).toLocaleString("en") : v.toPrecision(3));
+  const number = (v) => (v >= 1000 ? Math.round(v).toLocaleString("en") : v.toPrecision(3));
   const megabytes = ({ bytes }, { bits, scale }) => `${(bytes[scale][bits - 2] / 1e6).toFixed(1)} MB`;
 
   async function measured(ids, edits, engine) {
@@ -80,7 +80,7 @@ live.define(function quantizeFigure(live) {
     says({ bits, scale }, { perplexity, before, now, ruler, same, megabytes: size }) {
       const name = `${bits} bits${scale === "matrix" ? ", one scale for each matrix" : ""}`;
       const isSame = same === now.length && same === ruler.length;
-      return `${name}: a file of ${size}, perplexity ${number(perplexity)}; with 8 bits and a scale for each row ${number(before)}. ` +
+      return `${name}: a file of ${size}${perplexity === null ? "; a text of one token has no perplexity. " : `, perplexity ${number(perplexity)}; with 8 bits and a scale for each row ${number(before)}. `}` +
         (isSame ? "Both write the same text." : `The texts part ${same ? `after ${same === 1 ? "1 token" : `${same} tokens`}` : "at the first token"}.`);
     },
 
@@ -108,14 +108,14 @@ live.define(function quantizeFigure(live) {
     frame.stage.append(
       bits.node, h("label.live-choice", {}, "Scales: ", scale),
       h("div.live-columns.live-texts", {},
-        h("div", {}, h("div.live-label", {}, "Perplexity of the text below, for what you have tried"), curve,
+        h("div", {}, h("div.live-label", {}, "Perplexity of the text below, for what you have tried; a few per cent up or down are chance"), curve,
           h("div.live-label.live-legend", {}, h("span.live-point-row", {}), "a scale for each row ", h("span.live-point-matrix", {}), "one for each matrix")),
         h("div", {}, label, steps,
           h("div.live-label.live-legend", {}, h("span.live-exact", {}), "as it was ", h("span.live-rounded", {}), "rounded"))),
-      h("label.live-field", {}, h("span", {}, "The text that is measured"), text),
       h("label.live-field", {}, h("span", {}, "A beginning to go on from"), prompt),
       h("label.live-choice", {}, "The model ", draws),
-      h("div.live-columns.live-texts", {}, h("div", {}, h("div.live-label", {}, "With 8 bits, a scale for each row"), left), h("div", {}, name, right)));
+      h("div.live-columns.live-texts", {}, h("div", {}, h("div.live-label", {}, "With 8 bits, a scale for each row"), left), h("div", {}, name, right)),
+      h("label.live-field", {}, h("span", {}, "The text whose perplexity is measured"), text));
 
     return (state, numbers) => {
       if (document.activeElement !== text) text.value = state.text;
