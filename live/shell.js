@@ -178,7 +178,7 @@ live.define(function shell(live) {
         try { await this.load(); } catch (error) { if (load) throw error; return; }
       }
       const turn = ++this.turn, next = (this.wanted = this.tidied(changes));
-      const late = setTimeout(() => this.mark("running"), 150); // so that a slow machine shows a sign of life
+      const late = setTimeout(() => this.figure.setAttribute("aria-busy", "true"), 150); // a slow machine's sign of life
       let numbers;
       try {
         numbers = await this.definition.numbers(next, this);
@@ -187,7 +187,7 @@ live.define(function shell(live) {
         return this.fail(error);
       } finally {
         clearTimeout(late);
-        if (turn === this.turn && this.figure.dataset.state === "running") this.mark(this.ready ? "ready" : "stored");
+        if (turn === this.turn) this.figure.removeAttribute("aria-busy");
       }
       if (turn !== this.turn) return; // a later change has overtaken this one
       this.fault.hidden = true;

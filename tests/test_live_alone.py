@@ -155,7 +155,10 @@ def test_the_law_is_the_one_that_scipy_finds(opened):
 def test_a_law_is_judged_on_what_it_has_not_seen(opened):
     page = opened("scaling")
     said = page.locator("figure.live [role=status]")
-    assert "Fitted to 25 models" in said.inner_text() and "for the 5 left out" in said.inner_text()
+    assert "Fitted to 30 models" in said.inner_text() and "Nothing is left out" in said.inner_text()
+    page.get_by_role("button", name="804k").click()
+    becomes(page, "sizes.length === 5")
+    assert "for the 5 left out" in said.inner_text()
     page.get_by_role("button", name="456k").press("Space")
     becomes(page, "sizes.length === 4")
     assert "for the 10 left out" in said.inner_text()
@@ -260,7 +263,9 @@ def test_the_check_speaks_when_it_is_asked(opened):
     page.get_by_role("button", name="What does the check say?").press("Enter")
     becomes(page, "says")
     assert state(page)["says"] == first["says"]
-    assert first["says"] in page.locator("figure.live [role=status]").inner_text()
+    said = page.locator("figure.live [role=status]")
+    assert first["says"].replace("`", "") in said.inner_text()
+    assert said.locator("code").count() == first["says"].count("`") / 2
     page.get_by_role("button", name="Another →").click()
     becomes(page, "answer === 1")
     assert state(page)["says"] == ""

@@ -17,14 +17,14 @@ N_0, D_0 = 1e5, 1e6  # A and B are what N_0 parameters and D_0 tokens leave: the
 
 
 def data() -> dict[str, Any]:
-    """Return sizes, lengths, and the mean loss of each pair over the seeds; the largest is out."""
+    """Return sizes, lengths, and the mean loss of each pair over the seeds; all are in."""
     losses = defaultdict(list)
     with GRID.open() as stream:
         for row in csv.DictReader(stream):
             losses[int(row["parameters"]), int(row["tokens"])].append(float(row["loss"]))
     sizes, lengths = (sorted({key[k] for key in losses}) for k in (0, 1))
     mean = [[round(sum(r) / len(r), 5) for d in lengths if (r := losses[n, d])] for n in sizes]
-    shown = {"sizes": [*range(len(sizes) - 1)], "lengths": [*range(len(lengths))]}
+    shown = {"sizes": [*range(len(sizes))], "lengths": [*range(len(lengths))]}
     return {"parameters": sizes, "tokens": lengths, "losses": mean, **shown}
 
 
@@ -60,7 +60,7 @@ def still(stored: dict[str, Any]) -> str:
         f"<tr><th>{n / 1e3:,.0f} thousand</th>{''.join(f'<td>{v:.2f}</td>' for v in row)}</tr>"
         for n, row in zip(stored["parameters"], stored["losses"], strict=True)
     )
-    law = fit(stored, stored["sizes"], stored["lengths"])
+    law = fit(stored, stored["sizes"][:-1], stored["lengths"])
     left = law["E"] + law["A"] * (stored["parameters"][-1] / N_0) ** -law["alpha"]
     told = left + law["B"] * (stored["tokens"][-1] / D_0) ** -law["beta"]
     found = stored["losses"][-1][-1]
