@@ -13,6 +13,7 @@ from course_checks.assignments import assignments
 
 CAPTION = "Wrong answers to the exercises of this homework, and what their checks say."
 LONGEST = 400  # characters of an input that is shown
+SEEDS = (exercises.NOTEBOOK, 1, 2)  # of the inputs: the notebook's own, and more that tell apart
 
 
 def homework() -> list[str]:
@@ -30,23 +31,28 @@ def data(key: str) -> dict[str, Any]:
 
 
 def wrong_answers(exercise: exercises.Exercise) -> Iterator[dict[str, str]]:
-    """Yield the first wrong result of each mistake: the input, what differs, what the check says.
+    """Yield a wrong result of each mistake: the input, what differs, what the check says.
 
-    Mistakes that look alike there come once.
+    The first input at which a mistake shows itself otherwise than those before it; mistakes that
+    look alike at all of them, and of which the check says the same, come once.
     """
-    seen = set()
-    calls = exercise.calls(exercises.NOTEBOOK)
+    seen: set[tuple[str, ...]] = set()
+    calls = [given for seed in SEEDS for given in exercise.calls(seed)]
     rights = [exercise.use(exercise.right, *given.values()) for given in calls]
     for _, way in exercise.ways():
-        verdict = exercise.check(way)
+        says = exercise.check(way).message
+        found = []
         for given, right in zip(calls, rights, strict=True):
             outcome = outcomes.observe(exercise.use, way, given, right)
-            differs = _difference(outcome, right, exercise.tolerance)
-            if differs:
-                break
-        if differs and (differs, verdict.message) not in seen:
-            seen.add((differs, verdict.message))
-            yield {"given": _shown(given), "differs": differs, "says": verdict.message}
+            if differs := _difference(outcome, right, exercise.tolerance):
+                found.append((_shown(given), differs))
+                if found[-1] not in seen:
+                    break
+        if found and found[-1] in seen:  # nothing tells it from another mistake
+            found = found[:1]
+        if found and (*found[-1], says) not in seen:
+            seen |= {found[-1], (*found[-1], says)}
+            yield {"given": found[-1][0], "differs": found[-1][1], "says": says}
 
 
 def _difference(outcome: outcomes.Outcome, right: Any, tolerance: float) -> str:
