@@ -90,9 +90,9 @@ def test_the_tool_writes_trains_and_publishes(tmp_path):
 
     for _ in range(2):  # one batch each; the first is held out
         run("write", "--minutes", "0", "--batch-size", "6", "--longest", "70")
-    short = ("--minutes", "0.1", "--decay", "0.05", "--full", "0.02", "--eval-every", "1")
-    run("train", *short)
-    again = run("train", *short)
+    short = ("--decay", "0.03", "--full", "0.02", "--eval-every", "1")
+    run("train", "--minutes", "0.3", *short)
+    again = run("train", "--minutes", "0.05", *short)
     assert "step 0" not in again.splitlines()[0]  # it went on from before the way down
     target = tmp_path / "gpt2-mini"
     card = run("publish", "--target", str(target), "--brief")
