@@ -8,7 +8,6 @@ python -m tools.book --links      execute, then ask every address whether it is 
 One execution serves the test and the book: nbmake runs a copy of each notebook and keeps its
 outputs; the site is built from the executed copies. A copy is kept until its fingerprint
 changes: the notebook, our packages and scripts, data, the installed packages, the models.
-Notebooks run two at a time, but for those that measure time: each of these has the machine alone.
 
 A homework page is the students' notebook with the solutions folded in, see tools/homework.py; the
 solved notebooks are executed too, all their checks must say "right", and are no pages.
@@ -18,13 +17,11 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -50,9 +47,6 @@ SOURCES = (
     "data",
     "requirements.txt",
 )  # of every notebook
-
-SIDE_BY_SIDE = 2
-MEASURES_TIME = re.compile(r"\b(perf_counter|timeit)\b")
 
 ENVIRONMENT = {
     **os.environ,
@@ -113,24 +107,18 @@ def execute(notebook: Path, fingerprint: str) -> dict:
         if report["fingerprint"] == fingerprint:
             return {**report, "reused": True}
     stamp.unlink(missing_ok=True)
-    print(f"{notebook}: executing", flush=True)
+    print(f"\n{notebook}: executing", flush=True)
     started = time.monotonic()
-    # nbmake skips everything below `_build`.
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryDirectory() as folder:  # nbmake skips everything below `_build`
         working = Path(folder) / notebook.name
         own, *solved = sources_of(notebook)
         page = homework.folded(homework.read(solved[0])) if solved else homework.read(own)
         nbformat.write(page, working)
         command = [sys.executable, "-m", "pytest", "-q", "--nbmake", "--overwrite"]
         command += ["-p", "no:cacheprovider", "--rootdir", folder, str(working)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdout=told, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
         _, status, usage = os.wait4(process.pid, 0)  # its usage counts the kernel too
         failed = os.waitstatus_to_exitcode(status) != 0
-        if failed:
-            told.seek(0)
-            print(told.read(), flush=True)
         if is_solved and not failed:
             failed = not homework.all_right(working)
         if not failed:
@@ -152,20 +140,11 @@ def execute(notebook: Path, fingerprint: str) -> dict:
 def execute_all(chosen: list[Path]) -> bool:
     """Execute those that are stale, print a line for each, return False if one failed."""
     shared = shared_fingerprint()
-
-    def run(notebook: Path) -> dict:
+    reports = []
+    for notebook in chosen:
         own = digest_of(sources_of(notebook))
         fingerprint = hashlib.sha256((shared + own).encode()).hexdigest()
-        report = execute(notebook, fingerprint)
-        print(f"{notebook}: done, {report['seconds']:.0f} s", flush=True)
-        return report
-
-    alone = [path for path in chosen if MEASURES_TIME.search((ROOT / path).read_text())]
-    others = [path for path in chosen if path not in alone]
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        done = dict(zip(others, pool.map(run, others), strict=True))
-    done |= {notebook: run(notebook) for notebook in alone}
-    reports = [done[notebook] for notebook in chosen]
+        reports.append(execute(notebook, fingerprint))
     print()
     for report in reports:
         state = "FAILED" if report["failed"] else "reused" if report["reused"] else "executed"
