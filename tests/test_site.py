@@ -204,7 +204,11 @@ def test_the_dark_theme_is_dark_on_white_on_paper(visit, page):
 
 #: Text whose contrast with white paper is under 4.5, or whose own ground is darker than a tint.
 PAPER = """() => {
-  const parse = (colour) => (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const parse = (colour) => {
+    const numbers = (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const whole = colour.startsWith("color(srgb") ? 255 : 1; // what color-mix gives goes from 0 to 1
+    return numbers.map((v, i) => (i < 3 ? whole * v : v));
+  };
   const part = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
   const luminance = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
   const found = [];
@@ -231,7 +235,11 @@ PAPER = """() => {
 #: Text inside the article whose contrast with the background behind it is under 3 (WCAG's
 #: least for large text); pictures, plotly figures and frames have their own background.
 CONTRAST = """() => {
-  const parse = (colour) => (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const parse = (colour) => {
+    const numbers = (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    const whole = colour.startsWith("color(srgb") ? 255 : 1; // what color-mix gives goes from 0 to 1
+    return numbers.map((v, i) => (i < 3 ? whole * v : v));
+  };
   const part = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
   const luminance = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
   const behind = (element) => {
