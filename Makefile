@@ -46,7 +46,7 @@ test: models ## unit tests, every notebook, the built site in a real browser
 	$(BIN)/python -m tools.homework --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not site"
 	$(BIN)/python -m tools.book
-	$(BIN)/python -m pytest -m site
+	$(BIN)/python -m pytest -n 2 -m site
 
 chapter: models ## one chapter, executed and checked: make chapter N=6
 	$(BIN)/python tools/notebooks.py --check
