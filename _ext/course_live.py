@@ -429,8 +429,7 @@ def added(before: Tensor, attention: Tensor, n: int = 32) -> dict[str, Any]:
     parts = []
     for x in (before, attention):
         numbers, scales = rounded_rows(x[:, :n])
-        text = base64.b64encode(numbers.tobytes()).decode("ascii")
-        parts.append([text, [round(scale, 6) for scale in scales.tolist()]])
+        parts.append([live_vectors.packed(numbers), [round(scale, 6) for scale in scales.tolist()]])
     lengths = torch.stack([x.norm(dim=-1) for x in (before, attention, before + attention)], 1)
     return {"parts": parts, "lengths": [[round(v, 4) for v in row] for row in lengths.tolist()]}
 
@@ -474,7 +473,7 @@ def listen(ids: list[int]) -> dict[tuple[int, str], Tensor]:
 
 def packed(tensor: Tensor) -> list[Any]:
     """Return a tensor as its shape and its numbers in half precision, as text."""
-    return [list(tensor.shape), base64.b64encode(tensor.half().numpy().tobytes()).decode("ascii")]
+    return [list(tensor.shape), live_vectors.packed(tensor.half().numpy())]
 
 
 def stored_machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,10 +19,8 @@ TASKS = """async ([prompt, prose, words]) => {
   const { engine } = live, seconds = {};
   const timed = async (name, times, work) => {
     const begin = performance.now();
-    let result;
-    for (let i = 0; i < times; i++) result = await work(i);
+    for (let i = 0; i < times; i++) await work();
     seconds[name] = (performance.now() - begin) / 1000 / times;
-    return result;
   };
   await engine.load();
   const { ids } = await engine.encode(prompt);
@@ -74,12 +73,11 @@ def pytorch(prose: str, n_new: int) -> dict[str, float]:
     torch.set_num_threads(1)
     ids, seconds = torch.tensor([tokenizer.encode(PROMPT)]), {}
 
-    def timed(name: str, times: int, work):
+    def timed(name: str, times: int, work: Callable[[], object]) -> None:
         begin = time.perf_counter()
         for _ in range(times):
-            result = work()
+            work()
         seconds[name] = (time.perf_counter() - begin) / times
-        return result
 
     timed("first logits", 1, lambda: model(ids, logits_to_keep=1))
     timed("a token", 1, lambda: write(model, ids, n_new))

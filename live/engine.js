@@ -176,7 +176,7 @@ live.define(function engine(live) {
   }
 
   async function fromScript(name, signal) {
-    return Uint8Array.from(atob((await live.bring(name, { signal })) ?? ""), (c) => c.charCodeAt(0)).buffer;
+    return live.bytes((await live.bring(name, { signal })) ?? "").buffer;
   }
 
   live.engine = new Engine();

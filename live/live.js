@@ -14,6 +14,9 @@ live.base = document.currentScript ? new URL(".", document.currentScript.src).hr
 // A fault that is told to the reader as it is: what happened, and a way on.
 live.Fault = class Fault extends Error {};
 
+// The bytes that stand in a text as base64.
+live.bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
 live.STOPPED = "Loading was stopped. What is stored with the page still works.";
 
 // Run a script that lies beside this one: from a folder nothing else may be read.

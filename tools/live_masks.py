@@ -1,6 +1,5 @@
 """What the figure of masks shows before the model is there: a sentence under every prefix mask."""
 
-import base64
 import html
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from course_utils.gpt import causal_mask
+from tools.live_vectors import packed
 
 CAPTION = (
     "GPT-2 mini with three masks: who may look at whom, and what that does to what it predicts."
@@ -59,12 +59,12 @@ def data(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast) -> dict[str, Any]
             [[tokenizer.decode([i]), round(p, 4)] for p, i in zip(*row, strict=True)]
             for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        as_bytes = (255 * weights).round().to(torch.uint8).numpy().tobytes()
+        rounded = (255 * weights).round().to(torch.uint8).numpy()
         masks.append(
             {
                 "losses": [round(loss, 4) for loss in losses.tolist()],
                 "tops": tops,
-                "weights": base64.b64encode(as_bytes).decode("ascii"),
+                "weights": packed(rounded),
             }
         )
     return {

@@ -23,9 +23,9 @@ live.define(function attentionFigure(live) {
   }
 
   // The stored ones have 8 bits a number and a scale for each token.
-  const unpack = ([bytes, scales], t) => Array.from({ length: SHOWN }, (_, i) => ((bytes.charCodeAt(t * SHOWN + i) << 24) >> 24) * scales[t]);
+  const unpack = ([numbers, scales], t) => Array.from(numbers.subarray(t * SHOWN, (t + 1) * SHOWN), (v) => v * scales[t]);
   const storedAdditions = ({ added, tokens }) => added.map(({ parts, lengths }) => {
-    const read = parts.map(([text, scales]) => [atob(text), scales]);
+    const read = parts.map(([text, scales]) => [new Int8Array(live.bytes(text).buffer), scales]);
     return tokens.map((_, t) => ({ parts: read.map((part) => unpack(part, t)), lengths: lengths[t] }));
   });
 

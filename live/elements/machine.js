@@ -31,7 +31,7 @@ live.define(function machineFigure(live) {
   // ---- The stored beginning: half-precision numbers as text ----
 
   function halves(text) {
-    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), view = new DataView(bytes.buffer);
+    const bytes = live.bytes(text), view = new DataView(bytes.buffer);
     return Float32Array.from({ length: bytes.length / 2 }, (_, n) => {
       const bits = view.getUint16(2 * n, true), exponent = (bits >> 10) & 31, fraction = bits & 1023;
       const size = exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024);

@@ -15,7 +15,7 @@ live.define(function masksFigure(live) {
   // under the full mask if the text is cut at each place ----
 
   function unpack({ losses, tops, weights }, { tokens: { length: T }, n_layer, n_head }) {
-    const bytes = Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)), size = n_head * T * T;
+    const bytes = live.bytes(weights), size = n_head * T * T;
     return { losses, tops, weights: Array.from({ length: n_layer }, (_, layer) => Float32Array.from(bytes.subarray(layer * size, (layer + 1) * size), (v) => v / 255)) };
   }
 

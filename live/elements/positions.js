@@ -50,8 +50,8 @@ live.define(function positionsFigure(live) {
     numbers: async (state, { stored }) => {
       const places = Array.from({ length: stored.n }, (_, t) => t);
       const all = (head) => places.map((a) => places.map((b) => score({ ...state, head }, stored, a, b)));
-      // ALiBi's heads share one scale, that of the steepest.
-      return { scores: all(state.head), limits: range(all(0)), moved: state.a !== stored.a || state.b !== stored.b };
+      const scores = all(state.head); // ALiBi's heads share one scale, that of the steepest
+      return { scores, limits: range(state.kind === "alibi" ? all(0) : scores), moved: state.a !== stored.a || state.b !== stored.b };
     },
 
     report: (state, { scores }) => ({ ...state, score: scores[state.a][state.b], scores }),
@@ -102,10 +102,10 @@ live.define(function positionsFigure(live) {
         clocks.replaceChildren(...f.map((w) => clock(a * w, b * w, w)));
         paint(map, scores, a, b, limits);
         map.setAttribute("aria-label", `A map of ${n} times ${n} scores; the chosen one is ${live.short(scores[a][b])}`);
-        const along = pairs(n, a, b);
+        const along = pairs(n, a, b).map(([i, j]) => scores[i][j]);
         curves.replaceChildren(
           h("div.live-label", {}, `The key moves, the query stays at ${a}: scores ${between(scores[a])}`), curve(scores[a], b, limits),
-          h("div.live-label", {}, `Both move, ${Math.abs(a - b)} apart: scores ${between(along.map(([i, j]) => scores[i][j]))}`), curve(along.map(([i, j]) => scores[i][j]), Math.min(a, b), limits));
+          h("div.live-label", {}, `Both move, ${Math.abs(a - b)} apart: scores ${between(along)}`), curve(along, Math.min(a, b), limits));
       };
     },
   });

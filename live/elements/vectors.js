@@ -10,7 +10,6 @@ live.define(function vectorsFigure(live) {
   const FIELDS = { a: "a, where the sum begins", b: "b, taken away", c: "c, added" };
   const CONTROLS = ["word", ...Object.keys(FIELDS)];
 
-  const bytesOf = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer;
   function dot(x, y) {
     let sum = 0;
     for (let i = 0; i < x.length; i++) sum += x[i] * y[i];
@@ -21,14 +20,14 @@ live.define(function vectorsFigure(live) {
 
   // Rows of 8-bit numbers, each with its scale, as a map from a word's number to its vector.
   function rowsOf({ ids, rows, scales }, n) {
-    const numbers = new Int8Array(bytesOf(rows)), sizes = new Float32Array(bytesOf(scales)), d = numbers.length / sizes.length;
+    const numbers = new Int8Array(live.bytes(rows).buffer), sizes = new Float32Array(live.bytes(scales).buffer), d = numbers.length / sizes.length;
     const vector = (k) => Array.from(numbers.subarray(k * d, (k + 1) * d), (v) => v * sizes[k]);
     return new Map((ids ?? Array.from({ length: n }, (_, i) => i)).map((id, k) => [id, vector(k)]));
   }
 
   // All that a page knows of the words, unpacked once.
   function unpack(stored) {
-    const words = stored.words.split(" "), places = new Uint16Array(bytesOf(stored.map));
+    const words = stored.words.split(" "), places = new Uint16Array(live.bytes(stored.map).buffer);
     return {
       words, number: new Map(words.map((word, i) => [word, i])), some: rowsOf(stored.some),
       places: words.map((_, i) => [places[2 * i] / 65535, places[2 * i + 1] / 65535]),
